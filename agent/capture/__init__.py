@@ -1,0 +1,1 @@
+"""Sources of TCP segments: the kernel program's ring buffers, and capture files."""

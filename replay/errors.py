@@ -1,0 +1,13 @@
+"""The errors that bad set-up raises; the command line prints them as one line. Bad traffic never raises: it is counted."""
+
+
+class ShadowtapError(Exception):
+    """What is wrong, where, and what to do about it, in one line."""
+
+
+class RecordingError(ShadowtapError):
+    """A recording directory cannot be written or read."""
+
+
+class UpstreamError(ShadowtapError):
+    """An address of a shadow pool cannot be used."""
