@@ -1,0 +1,96 @@
+"""Reads one BPF ring buffer in batches, without bcc and without privilege: the ring is mapped into this process.
+
+Layout (kernel/bpf/ringbuf.c): one page with the consumer's position (ours to write), one page with the producer's, then
+the data twice in a row, so that no record is broken at the end. A record is an 8-byte header and the event.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+
+from agent.capture.layout import (
+    BUSY,
+    DISCARD,
+    EVENT_BYTES,
+    KEY_OFFSET,
+    LENGTH_MASK,
+    RECORD,
+    RECORD_HEADER_BYTES,
+)
+from agent.capture.segment import Segment
+
+PAGE_BYTES = mmap.PAGESIZE
+BATCH_SEGMENTS = 2048
+_POSITION = struct.Struct("<Q")
+_KEY_AT = RECORD_HEADER_BYTES + KEY_OFFSET
+_PAYLOAD_AT = RECORD_HEADER_BYTES + EVENT_BYTES
+
+
+def epoch_offset_ns() -> int:
+    """What to add to the kernel's CLOCK_MONOTONIC stamps; the best of a few readings."""
+    readings = []
+    for _ in range(16):
+        before = time.monotonic_ns()
+        now = time.time_ns()
+        after = time.monotonic_ns()
+        readings.append((after - before, now - (before + after) // 2))
+    return min(readings)[1]
+
+
+class Ring:
+    """One worker's ring. Owns the mappings; the descriptor may be closed after construction."""
+
+    def __init__(self, fd: int, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._consumer = mmap.mmap(fd, PAGE_BYTES, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._data = mmap.mmap(fd, PAGE_BYTES + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=PAGE_BYTES)
+        self._mask = size_bytes - 1
+        self._position: int = _POSITION.unpack_from(self._consumer, 0)[0]
+        self._epoch_offset_ns = epoch_offset_ns()
+        self.high_water_bytes = 0  # most that was ever waiting at a read
+
+    def waiting_bytes(self) -> int:
+        """Bytes written by the kernel and not read yet."""
+        producer: int = _POSITION.unpack_from(self._data, 0)[0]
+        return producer - self._position
+
+    def read(self, limit: int = BATCH_SEGMENTS) -> list[Segment]:
+        """Up to `limit` segments, oldest first; what they held in the ring is free afterwards."""
+        data, mask, offset_ns, unpack = self._data, self._mask, self._epoch_offset_ns, RECORD.unpack_from
+        position = self._position
+        producer: int = _POSITION.unpack_from(data, 0)[0]
+        if producer - position > self.high_water_bytes:
+            self.high_water_bytes = producer - position
+        out: list[Segment] = []
+        append = out.append
+        while position < producer and limit > 0:
+            at = PAGE_BYTES + (position & mask)
+            header, _, t_ns, seq, ack, length, captured, flags, key_bytes, _, _ = unpack(data, at)
+            if header & BUSY:
+                break  # another CPU is still writing it
+            position += (header & LENGTH_MASK) + RECORD_HEADER_BYTES + 7 & ~7
+            if header & DISCARD:
+                continue
+            key_at, payload_at = at + _KEY_AT, at + _PAYLOAD_AT
+            append(
+                Segment(
+                    t_ns + offset_ns,
+                    data[key_at : key_at + key_bytes],
+                    seq,
+                    ack,
+                    flags,
+                    data[payload_at : payload_at + captured],
+                    length,
+                )
+            )
+            limit -= 1
+        self._position = position
+        _POSITION.pack_into(self._consumer, 0, position)
+        return out
+
+    def close(self) -> None:
+        """Unmap."""
+        self._consumer.close()
+        self._data.close()

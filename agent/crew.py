@@ -1,0 +1,174 @@
+"""The processes beside the service: the keeper and the workers. Starts them, talks to them, replaces a dead worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import agent
+from agent.config import Config
+from agent.errors import LoadError
+from replay.account import Account
+
+MESSAGE_LIMIT_BYTES = 65536
+KEEPER_START_S = 30
+DIED = "worker_died"  # reason for what was in flight in a worker that ended by itself
+
+
+@dataclass(slots=True)
+class Worker:
+    """The service's end of one worker process. `past` is the account of its dead predecessors."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+    report: dict[str, Any] = field(default_factory=dict)
+    past: Account = field(default_factory=Account)
+    done: bool = False
+
+    @property
+    def account(self) -> Account:
+        """Of this worker and its predecessors."""
+        total = Account()
+        total.add(self.past)
+        if self.report:
+            total.add(Account.from_dict(self.report["account"]))
+        return total
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message; a dead worker does not mind."""
+        try:
+            self.channel.send(json.dumps(message).encode())
+        except OSError:
+            return
+
+    def listen(self) -> bool:
+        """Take what it has sent; False when it has ended."""
+        while True:
+            try:
+                data = self.channel.recv(MESSAGE_LIMIT_BYTES)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not data:
+                return False
+            self.report = json.loads(data)
+            self.done = bool(self.report["final"])
+
+
+class Crew:
+    """Every child of one service."""
+
+    def __init__(self, config: Config, run: str, rings: list[int], user: str) -> None:
+        self._config = config
+        self._run = run
+        self._rings = rings
+        self._user = user
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._lifeline: socket.socket | None = None
+        self._keeper_channels = [-1] * len(rings)
+        self.workers: list[Worker] = []
+        self.restarts = 0
+
+    def start_keeper(self, ifindex: int, programs: list[int]) -> None:
+        """`programs`: to be attached as clsact filters, empty with TCX. LoadError when that fails."""
+        if not programs and not self._config.mark:
+            return
+        self._lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in self._rings]
+        fds = [theirs.fileno(), *(pair[1].fileno() for pair in pairs)]
+        self._keeper = _start("agent.keeper", fds, fds)
+        theirs.close()
+        for _, end in pairs:
+            end.close()
+        self._keeper_channels = [pair[0].detach() for pair in pairs]
+        order = {"user": self._user, "ifindex": ifindex, "mark": self._config.mark}
+        socket.send_fds(self._lifeline, [json.dumps(order).encode()], programs)
+        self._lifeline.settimeout(KEEPER_START_S)
+        try:
+            data = self._lifeline.recv(MESSAGE_LIMIT_BYTES)
+        except OSError:
+            data = b""
+        error = json.loads(data)["error"] if data else "it ended at once"
+        if error:
+            raise LoadError(f"the keeper process could not start: {error}")
+
+    def start_workers(self) -> None:
+        """Start all of them; they are ready when each has sent its first report."""
+        self.workers = [self._start_worker(number) for number in range(len(self._rings))]
+
+    def replace(self, dead: Worker) -> Worker:
+        """Start a worker on the ring of one that ended by itself; what was in flight there is accounted as dropped."""
+        dead.channel.close()
+        dead.process.wait()
+        past = dead.account
+        past.dropped[DIED] += past.in_flight
+        fresh = self._start_worker(dead.number)
+        fresh.past = past
+        self.workers[dead.number] = fresh
+        self.restarts += 1
+        return fresh
+
+    def account(self) -> Account:
+        """All workers' accounts as one."""
+        total = Account()
+        for worker in self.workers:
+            total.add(worker.account)
+        return total
+
+    def keeper_pid(self) -> int | None:
+        """The keeper's process id, None without one."""
+        return self._keeper.pid if self._keeper else None
+
+    def end(self) -> None:
+        """End every child that is left, the keeper last (it takes clsact filters away)."""
+        for worker in self.workers:
+            worker.channel.close()
+            if worker.process.poll() is None:
+                worker.process.kill()
+            worker.process.wait()
+        if self._lifeline is not None and self._keeper is not None:
+            self._lifeline.close()
+            try:
+                self._keeper.wait(KEEPER_START_S)
+            except subprocess.TimeoutExpired:
+                self._keeper.kill()
+
+    def _start_worker(self, number: int) -> Worker:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        keeper = self._keeper_channels[number]
+        fds = [theirs.fileno(), self._rings[number], keeper]
+        process = _start("agent.worker_start", fds, [fd for fd in fds if fd >= 0])
+        theirs.close()
+        ours.setblocking(False)
+        worker = Worker(number, process, ours)
+        worker.tell(
+            {
+                "config": self._config.model_dump(mode="json"),
+                "worker": number,
+                "run": self._run,
+                "user": self._user,
+                "parent": os.getpid(),
+                "ring_bytes": self._config.capture.ring_bytes,
+            }
+        )
+        return worker
+
+
+def _start(module: str, arguments: list[int], inherit: list[int]) -> subprocess.Popen[bytes]:
+    """A child in a session of its own (a terminal's Ctrl-C is for the service alone) that finds this package."""
+    root = str(Path(agent.__file__).parent.parent)
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        pass_fds=inherit,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )

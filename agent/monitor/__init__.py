@@ -1,0 +1,1 @@
+"""What the agent shows of itself and of the shadow while it runs."""

@@ -1,0 +1,25 @@
+"""The pipeline over a capture file: what the live worker does with a ring, without the ring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.capture.pcap import PcapSource
+from agent.http.pairing import Pairing
+from agent.stream.flows import Flows
+from replay.exchange import Exchange
+
+EXPIRE_EVERY_NS = 1_000_000_000  # of capture time
+
+
+def read_exchanges(
+    source: PcapSource, flows: Flows, pairing: Pairing
+) -> Iterator[tuple[list[Exchange], list[Exchange]]]:
+    """Yield (ready, finished) for each batch of packets, and for the end of the capture."""
+    expire_at_ns = 0
+    for segments in source.batches():
+        yield pairing.feed(flows.feed(segments))
+        if source.now_ns >= expire_at_ns:
+            expire_at_ns = source.now_ns + EXPIRE_EVERY_NS
+            yield pairing.feed(flows.expire(source.now_ns))
+    yield pairing.feed(flows.finish())

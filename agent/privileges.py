@@ -1,0 +1,101 @@
+"""Giving up privilege for good: user, groups, capabilities, and the way back.
+
+The processes that parse strangers' bytes keep nothing; the keeper keeps CAP_NET_ADMIN.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import signal
+import stat
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.errors import LoadError
+
+CAP_NET_ADMIN = 12
+USERS = ("shadowtap", "nobody")  # the first that exists
+_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 8, 24, 38
+_CAPABILITY_VERSION_3 = 0x20080522
+_CAP_MAX = 63
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def service_user(name: str | None = None) -> pwd.struct_passwd:
+    """The account the agent runs under once it has started: the named one, else shadowtap, else nobody.
+
+    Where that one cannot even read this installation (say, a checkout below /root), it stays root, but without a
+    single capability.
+    """
+    for user in (name,) if name else USERS:
+        try:
+            found = pwd.getpwnam(user)
+        except KeyError:
+            continue
+        reachable = all(_may_enter(found, directory) for directory in _installation())
+        return found if name or reachable else pwd.getpwuid(0)
+    raise LoadError(f"no user {name or ' or '.join(USERS)!r} on this host: create it (adduser --system) or set `user`")
+
+
+def _installation() -> set[Path]:
+    """Every directory on the way to the interpreter, its library and this package."""
+    ends = [Path(sys.executable).parent, Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve().parent]
+    return {directory for end in ends for directory in (end, *end.parents)}
+
+
+def _may_enter(user: pwd.struct_passwd, directory: Path) -> bool:
+    found = directory.stat()
+    if user.pw_uid in (0, found.st_uid):
+        return user.pw_uid == 0 or bool(found.st_mode & stat.S_IXUSR)
+    return bool(found.st_mode & (stat.S_IXGRP if user.pw_gid == found.st_gid else stat.S_IXOTH))
+
+
+def drop(user: pwd.struct_passwd, keep: Sequence[int] = ()) -> None:
+    """Become `user` with exactly the capabilities in `keep`, and make sure nothing can be gained again.
+
+    Without root there is nothing to drop but the way back.
+    """
+    if os.geteuid() == 0:
+        for capability in range(_CAP_MAX + 1):
+            if capability not in keep:
+                _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # EINVAL past the kernel's last: nothing to drop
+        _prctl(_PR_SET_KEEPCAPS, 1 if keep else 0)
+        os.setgroups([])
+        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+        _set_capabilities(keep)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def die_with_parent() -> None:
+    """SIGKILL this process when the one that started it ends, however it ends. (Cleared by `drop`: call it after.)"""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def effective_capabilities() -> int:
+    """This process' effective capabilities as a bit set."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1], 16) for line in status if line.startswith("CapEff"))
+
+
+def _set_capabilities(keep: Sequence[int]) -> None:
+    bits = sum(1 << c for c in keep)
+    low, high = bits & 0xFFFFFFFF, bits >> 32
+    header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
+    data = struct.pack("<6I", low, low, 0, high, high, 0)
+    _check(_libc.capset(header, data), "capset")
+
+
+def _prctl(option: int, value: int) -> None:
+    _check(_libc.prctl(option, value, 0, 0, 0), f"prctl {option}")
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")

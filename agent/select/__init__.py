@@ -1,0 +1,1 @@
+"""Which traffic a shadow takes."""

@@ -1,0 +1,193 @@
+"""One worker: one ring, its flows, its replay connections and its recording, in one loop on one core.
+
+The service sends JSON messages on the channel: first the order (configuration, number, run), which agent.worker_start
+takes, then now and then the kernel's counters, at the end {"stop": true}. The worker answers with a report about once a
+second; the first says that it is ready, the last has "final".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import time
+from dataclasses import asdict
+from typing import Any
+
+from agent import settings
+from agent.capture.ring import Ring
+from agent.config import Config
+from agent.http.pairing import Pairing
+from agent.keeper import MarkedSockets
+from agent.mirror import Mirror
+from agent.stream.flows import Flows
+from replay.client import Replayer
+from replay.exchange import Exchange
+from replay.recording import Recorder
+
+TICK_S = 1.0
+MESSAGE_LIMIT_BYTES = 65536
+BATCHES_A_POLL = 8  # then the replay connections get their turn, however full the ring is
+
+
+class Worker:
+    """Wires the stages together; all the work is theirs."""
+
+    def __init__(
+        self, order: dict[str, Any], channel: socket.socket, ring: Ring, sockets: MarkedSockets | None
+    ) -> None:
+        self.config = Config.model_validate(order["config"])
+        self.number: int = order["worker"]
+        self._channel = channel
+        self._ring = ring
+        self._sockets = sockets
+        self._flows = Flows(server_ports=frozenset(self.config.capture.ports))
+        self._pairing = Pairing(settings.http_limits(self.config))
+        self._recorder = self._open_recorder(order["run"])
+        self._mirror = Mirror(settings.selector(self.config), self._record if self._recorder else None)
+        self._replayer: Replayer | None = None
+        self._kernel: dict[str, Any] = {}  # the tap's counters, told by the service (to worker 0 only)
+        self._stopping = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> None:
+        """Work until told to stop, then finish what is in flight."""
+        self._start_replay()
+        self._loop.add_reader(self._channel, self._listen)
+        self._report()
+        self._poll()
+        self._tick()
+        await self._stopping.wait()
+        await self._finish()
+
+    def _start_replay(self) -> None:
+        name, shadow = self.config.shadow
+        if not shadow.upstreams or not shadow.enabled:
+            return
+        factory = self._sockets.factory if self._sockets else None
+        self._replayer = Replayer(
+            self._loop,
+            settings.balancer(self.config),
+            settings.replay_settings(self.config),
+            self._mirror.answered,
+            factory,
+        )
+        self._mirror.sender = self._replayer
+
+    def _open_recorder(self, run: str) -> Recorder | None:
+        recording = self.config.recording
+        if recording is None:
+            return None
+        name, _ = self.config.shadow
+        return Recorder(
+            recording.directory,
+            settings.recording_settings(recording),
+            run=run,
+            worker=self.number,
+            shadow=name,
+            now_ns=time.time_ns(),
+        )
+
+    def _record(self, exchange: Exchange) -> None:
+        assert self._recorder is not None and exchange.fate is not None
+        self._recorder.add(exchange, exchange.fate, exchange.reason, exchange.outcome)
+
+    def _poll(self) -> None:
+        """Read the ring empty, or as much of it as is fair, and come back."""
+        if self._stopping.is_set():
+            return
+        more = self._read_ring(BATCHES_A_POLL)
+        self._loop.call_later(0 if more else self.config.capture.poll_ms / 1000, self._poll)
+
+    def _read_ring(self, batches: int) -> bool:
+        """True when there is more."""
+        for _ in range(batches):
+            segments = self._ring.read()
+            if not segments:
+                return False
+            ready, finished = self._pairing.feed(self._flows.feed(segments))
+            self._mirror.take(ready, finished, self._pairing.seen)
+        return True
+
+    def _tick(self) -> None:
+        if self._stopping.is_set():
+            return
+        now_ns = time.time_ns()
+        self._take_expired(now_ns)
+        if self._recorder is not None:
+            self._recorder.flush(now_ns, self._mirror.account, self._extra())
+        self._report()
+        self._loop.call_later(TICK_S, self._tick)
+
+    def _take_expired(self, now_ns: int) -> None:
+        for ready, finished in (self._pairing.feed(self._flows.expire(now_ns)), self._pairing.expire(now_ns)):
+            self._mirror.take(ready, finished, self._pairing.seen)
+
+    async def _finish(self) -> None:
+        """The tap is stopped: take what the ring still holds, end the flows, wait for the shadow's last answers."""
+        while self._read_ring(1):
+            pass
+        for ready, finished in (self._pairing.feed(self._flows.finish()), self._pairing.finish()):
+            self._mirror.take(ready, finished, self._pairing.seen)
+        if self._replayer is not None:
+            await self._replayer.drain(self.config.stop_timeout_s)
+        if self._recorder is not None:
+            self._recorder.close(time.time_ns(), self._mirror.account, self._extra())
+        self._report(final=True)
+
+    def _listen(self) -> None:
+        """A message of the service; the end of the channel means that it is gone, and then so are we."""
+        try:
+            data = self._channel.recv(MESSAGE_LIMIT_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        message: dict[str, Any] = json.loads(data) if data else {"stop": True}
+        if "kernel" in message:
+            self._kernel = message["kernel"]
+        if "stop" in message:
+            self._loop.remove_reader(self._channel)
+            self._stopping.set()
+
+    def _extra(self) -> dict[str, Any]:
+        kernel = self._kernel
+        lost = {name: kernel[name] for name in ("ring_full", "over_budget", "unreadable", "cut") if name in kernel}
+        return {"capture": kernel, "lost": lost}
+
+    def _report(self, final: bool = False) -> None:
+        report = {
+            "worker": self.number,
+            "final": final,
+            "account": self._mirror.account.as_dict(),
+            "ring": {
+                "size_bytes": self._ring.size_bytes,
+                "waiting_bytes": self._ring.waiting_bytes(),
+                "high_water_bytes": self._ring.high_water_bytes,
+            },
+            "flows": {
+                **asdict(self._flows.counters),
+                "open": self._flows.open_flows,
+                "buffered_bytes": self._flows.buffered_bytes,
+            },
+            "http": {**asdict(self._pairing.counters), "open": self._pairing.open_exchanges},
+            "replay": asdict(self._replayer.counters) if self._replayer else {},
+            "recording": asdict(self._recorder.counters) if self._recorder else {},
+            "unmarked_sockets": self._sockets.unmarked if self._sockets else 0,
+            "memory_bytes": resident_bytes(),
+            "cpu_s": time.process_time(),
+            "problem": self._recorder.problem if self._recorder else "",
+        }
+        try:
+            self._channel.send(json.dumps(report).encode())
+        except BlockingIOError:
+            pass  # the service is behind; the next report says the same and more
+        except OSError:
+            self._stopping.set()
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")

@@ -1,0 +1,66 @@
+"""How a worker process begins: low priority, no privilege.
+
+`python -m agent.worker_start CHANNEL_FD RING_FD KEEPER_FD`, started by the service (agent/crew.py).
+It gives up every privilege before it looks at the first byte of anybody's traffic, and it dies with the service.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import uvloop
+
+from agent import privileges
+from agent.capture.ring import Ring
+from agent.keeper import MarkedSockets
+from replay.lean import lean_arrow
+
+MESSAGE_LIMIT_BYTES = 65536
+_SCHEDULERS = {"batch": os.SCHED_BATCH, "idle": os.SCHED_IDLE}
+
+
+def main() -> None:
+    """Take the order, give up privileges, then work until told to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service hears it and tells us
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel_fd, ring_fd, keeper_fd = map(int, sys.argv[1:4])
+    channel = socket.socket(fileno=channel_fd)
+    order = json.loads(channel.recv(MESSAGE_LIMIT_BYTES))
+    channel.setblocking(False)
+    capture = order["config"]["capture"]
+    ring = Ring(ring_fd, order["ring_bytes"])
+    os.close(ring_fd)
+    lower_priority(capture["nice"], capture["scheduler"])
+    privileges.drop(privileges.service_user(order["user"]))
+    privileges.die_with_parent()
+    if os.getppid() != order["parent"]:
+        return  # the service died before it could be seen dying
+    sockets = MarkedSockets(socket.socket(fileno=keeper_fd)) if keeper_fd >= 0 else None
+    lean_arrow()
+    uvloop.run(_work(order, channel, ring, sockets))
+
+
+def lower_priority(nice: int, scheduler: str) -> None:
+    """Production wins the CPU."""
+    os.setpriority(os.PRIO_PROCESS, 0, nice)
+    if scheduler in _SCHEDULERS:
+        os.sched_setscheduler(0, _SCHEDULERS[scheduler], os.sched_param(0))
+
+
+async def _work(order: dict[str, Any], channel: socket.socket, ring: Ring, sockets: MarkedSockets | None) -> None:
+    from agent.worker import Worker  # only now: pyarrow is to be imported without numpy (replay.lean)
+
+    worker = Worker(order, channel, ring, sockets)
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)  # exchanges form no cycles; looking for some at the usual pace is work for nothing
+    await worker.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+ *
+ * The tap: copies sampled TCP segments of watched ports into the rings of the workers. It never changes, delays or
+ * drops a packet: every path returns PASS, which lets the next program or filter have it.
+ *
+ * Compiled by bcc with: NCPUS, LINK_HEADER_BYTES (14 for Ethernet and loopback, 0 for links without a header),
+ * LOOPBACK (1: every packet would be seen twice, so only ingress looks, and both directions there).
+ */
+#include "match.h"
+
+#define PASS (-1) /* TCX_NEXT, and TC_ACT_UNSPEC for clsact */
+
+enum hook { INGRESS, EGRESS };
+
+static __always_inline int within_budget(const struct control *c, __u64 now_ns, __u32 bytes)
+{
+	u32 zero = 0;
+	struct budget *b;
+	__u64 second = now_ns >> 30; /* 1.07 s: a shift, not a division */
+
+	if (!c->budget_packets && !c->budget_bytes)
+		return 1;
+	b = budgets.lookup(&zero);
+	if (!b)
+		return 1;
+	if (b->second != second) {
+		b->second = second;
+		b->packets = 0;
+		b->bytes = 0;
+	}
+	b->packets++;
+	b->bytes += bytes;
+	return (!c->budget_packets || b->packets <= c->budget_packets) &&
+	       (!c->budget_bytes || b->bytes <= c->budget_bytes);
+}
+
+/* Put the record together and hand it to the worker's ring; 0 when there was no room. */
+static __always_inline int copy(struct __sk_buff *skb, const struct packet *p, const struct tcp_header *tcp,
+				struct segment_event head, __u32 payload_at, __u32 worker)
+{
+	u32 slot = bpf_get_smp_processor_id();
+	struct scratch_record *record = scratch.lookup(&slot);
+	void *ring = rings.lookup(&worker);
+	__u64 captured = head.captured;
+
+	if (!record || !ring)
+		return 0;
+	/* The verifier must see the bounds, 1 to PAYLOAD_MAX_BYTES, on the very register that the helper gets; without the
+	 * barrier LLVM checks one copy and passes another ("invalid zero-sized read", "R4 unbounded memory access"). */
+	asm volatile("" : "+r"(captured));
+	captured &= PAYLOAD_MAX_BYTES;
+	if (captured != 0) {
+		asm volatile("" : "+r"(captured));
+		if (captured > PAYLOAD_MAX_BYTES || captured == 0 ||
+		    bpf_skb_load_bytes(skb, payload_at, record->payload, captured) < 0)
+			captured = 0;
+	}
+	captured &= PAYLOAD_MAX_BYTES;
+	head.captured = captured;
+	record->event = head;
+	return bpf_ringbuf_output(ring, record, sizeof(record->event) + captured, NO_WAKEUP) == 0;
+}
+
+static __always_inline void sampled_segment(struct __sk_buff *skb, const struct packet *p, const struct control *c,
+					    struct counters *count, __u64 hash, int to_server, __u64 now_ns)
+{
+	struct tcp_header tcp;
+	struct segment_event head = {};
+	__u32 payload_at, end, limit;
+
+	if (bpf_skb_load_bytes(skb, p->tcp_at, &tcp, sizeof(tcp)) < 0) {
+		count->unreadable++;
+		return;
+	}
+	payload_at = p->tcp_at + (tcp.data_offset >> 4) * 4;
+	end = p->ip_end > skb->len ? skb->len : p->ip_end;
+	if (payload_at > end) {
+		count->unreadable++;
+		return;
+	}
+	head.length = end - payload_at;
+	if (head.length == 0 && !(tcp.flags & (TCP_FIN | TCP_SYN | TCP_RST))) {
+		count->pure_acks++;
+		return;
+	}
+	if (!within_budget(c, now_ns, head.length)) {
+		count->over_budget++;
+		goto lost;
+	}
+	limit = to_server ? c->request_limit : c->response_limit;
+	head.t_ns = now_ns;
+	head.seq = bpf_ntohl(tcp.seq);
+	head.ack = bpf_ntohl(tcp.ack);
+	head.captured = head.length < limit ? head.length : limit;
+	if (head.captured > PAYLOAD_MAX_BYTES)
+		head.captured = PAYLOAD_MAX_BYTES;
+	head.flags = tcp.flags;
+	head.key_bytes = p->key_bytes;
+	head.to_server = to_server;
+	__builtin_memcpy(head.key, p->key, KEY_V6_BYTES);
+	if (copy(skb, p, &tcp, head, payload_at, worker_of(hash, c))) {
+		count->copied++;
+		count->copied_bytes += head.captured;
+		if (head.captured < head.length)
+			count->cut++;
+		return;
+	}
+	count->ring_full++;
+lost:
+	count->lost_bytes += head.length;
+	if (to_server && head.length)
+		count->lost_to_server++;
+}
+
+static inline __attribute__((always_inline)) int tap(struct __sk_buff *skb, enum hook hook)
+{
+	struct packet p = {};
+	struct control *c;
+	struct counters *count;
+	u32 zero = 0;
+	__u64 now_ns, hash;
+	int to_server, parsed;
+
+	parsed = parse_packet(skb, &p);
+	if (parsed == PARSED_NO)
+		return PASS;
+	c = control.lookup(&zero);
+	count = counters.lookup(&zero);
+	if (!c || !count)
+		return PASS;
+	if (parsed == PARSED_FRAGMENT) {
+		count->fragments++;
+		return PASS;
+	}
+	/* A load balancer is itself a client of its servers, often on the same port: what it sends to a watched port is
+	 * not a user's request. Loopback shows both ends at once, so there the port alone decides. */
+	to_server = watched(p.destination_port) && (LOOPBACK || hook == INGRESS);
+	if (!to_server && !(watched(p.source_port) && (LOOPBACK || hook == EGRESS)))
+		return PASS;
+	now_ns = bpf_ktime_get_ns();
+	if (now_ns >= c->lease_until_ns) {
+		count->lease_over++;
+		return PASS;
+	}
+	if (c->own_mark && skb->mark == c->own_mark) {
+		count->own++;
+		return PASS;
+	}
+	hash = flow_hash(&p, c, to_server);
+	if (!sampled(hash, c)) {
+		count->unsampled++;
+		return PASS;
+	}
+	sampled_segment(skb, &p, c, count, hash, to_server, now_ns);
+	return PASS;
+}
+
+int tap_ingress(struct __sk_buff *skb)
+{
+	return tap(skb, INGRESS);
+}
+
+int tap_egress(struct __sk_buff *skb)
+{
+	return tap(skb, EGRESS);
+}
