@@ -1,0 +1,329 @@
+"""One connection to an upstream: a non-blocking socket that carries one request at a time.
+
+    CONNECTING ──► BUSY ──► IDLE ──► BUSY ...        every state ──► CLOSED
+
+The times of an answer are compared with production's, which come from packets, so they must not contain the delays of
+this process's event loop. Therefore the socket is our own and not a transport's: `t_sent_ns` is read directly before
+send(), and what is received carries the kernel's receive time (SO_TIMESTAMPNS, CLOCK_REALTIME). TCP gives one time for
+each read, that of the last segment it returned: exact for the last byte, and for the first byte whenever the first read
+returned one segment; else the first byte's time is late by at most the spread of the segments that waited together.
+
+The reader is registered once for the connection's life. libuv stops watching a socket after an error event, so data is
+always read until a response is whole or the kernel has no more; an error that waits behind data is then seen.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from enum import IntEnum
+
+from replay.exchange import Answer, Outcome
+from replay.job import Hub, Job, Owner
+from replay.response import Progress, ResponseReader
+from replay.sockets import ANCILLARY_BYTES, LOCAL_ERRORS, TIMESPEC, prepare, reason_of
+from replay.wire import asks_to_close, wire_bytes
+
+READ_BYTES = 16 * 1024
+LARGE_READ_BYTES = 256 * 1024  # once a response has filled a read
+READS_PER_EVENT = 16  # then other connections get their turn
+
+
+class State(IntEnum):
+    """Where a connection stands."""
+
+    CONNECTING = 0
+    BUSY = 1
+    IDLE = 2
+    CLOSED = 3
+
+
+class Connection:
+    """See the module. Made with `open`, which gives it its first job."""
+
+    __slots__ = (
+        "_hub",
+        "_loop",
+        "_owner",
+        "_reader",
+        "_recvmsg",
+        "_send",
+        "_socket",
+        "_unsent",
+        "fd",
+        "job",
+        "reused",
+        "since_s",
+        "state",
+        "t_sent_ns",
+    )
+
+    def __init__(self, hub: Hub, owner: Owner, sock: socket.socket) -> None:
+        self._hub = hub
+        self._loop = hub.loop
+        self._owner = owner
+        self._socket = sock
+        self._recvmsg = sock.recvmsg
+        self._send = sock.send
+        self._reader = ResponseReader(hub.settings.body_limit_bytes)
+        self._unsent: memoryview | None = None  # the part of the request that the kernel did not take yet
+        self.fd = sock.fileno()
+        self.job: Job | None = None
+        self.reused = False
+        self.since_s = 0.0  # when the present state began, on the coarse clock
+        self.state = State.CLOSED
+        self.t_sent_ns = 0
+
+    # Connecting
+
+    def open(self, job: Job) -> None:
+        """Begin to connect, for `job`."""
+        self.job = job
+        self.state = State.CONNECTING
+        self.since_s = self._hub.now_s
+        try:
+            code = self._prepare()
+        except OSError as error:
+            code = error.errno or errno.EIO
+        if code == 0:
+            self._connected()
+        elif code == errno.EINPROGRESS:
+            self._loop.add_writer(self.fd, self._on_connect)
+        else:
+            self._connect_failed(code)
+
+    def _prepare(self) -> int:
+        settings, counters = self._hub.settings, self._hub.counters
+        if not prepare(self._socket, settings.socket_mark):
+            counters.marks_failed += 1
+        return self._socket.connect_ex(self._owner.upstream.sockaddr)
+
+    def _on_connect(self) -> None:
+        if self.state is not State.CONNECTING:
+            return
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._connect_failed(code)
+        else:
+            self._connected()
+
+    def _connected(self) -> None:
+        job = self.job
+        if job is None:
+            return
+        self._loop.add_reader(self.fd, self._on_readable)
+        self._loop.remove_writer(self.fd)
+        self._owner.connected()
+        self.send(job)
+
+    def _connect_failed(self, code: int, answer: Answer = Answer.CONNECT) -> None:
+        job = self.job
+        if job is None:
+            return
+        blame_us = code in LOCAL_ERRORS
+        outcome = None if blame_us else self._outcome(job, answer, os.strerror(code).lower())
+        self.close()
+        self._owner.connect_failed(self, job, outcome)
+
+    # Sending
+
+    def send(self, job: Job) -> None:
+        """Send the job's request; what fails here is reported later, never from within."""
+        hub = self._hub
+        self.job = job
+        self.state = State.BUSY
+        self.since_s = hub.now_s
+        self._reader.begin(job.request.method)
+        data = wire_bytes(job.request, hub.mark)
+        self.t_sent_ns = time.time_ns()
+        try:
+            sent = self._send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._loop.call_soon(self._send_failed, job, error)
+            return
+        if sent != len(data):
+            self._unsent = memoryview(data)[sent:]
+            self._loop.add_writer(self.fd, self._on_writable)
+
+    def _on_writable(self) -> None:
+        job, unsent = self.job, self._unsent
+        if job is None or unsent is None:
+            return
+        try:
+            unsent = unsent[self._send(unsent) :]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._send_failed(job, error)
+            return
+        self._unsent = unsent if unsent else None
+        if self._unsent is None:
+            self._loop.remove_writer(self.fd)
+
+    def _send_failed(self, job: Job, error: OSError) -> None:
+        """The upstream may have answered before it closed, so what it sent is read first."""
+        if self.job is job:
+            self._on_readable()
+        if self.job is job:
+            self._lost(job, reason_of(error))
+
+    # Receiving
+
+    def _on_readable(self) -> None:
+        size = READ_BYTES
+        for _ in range(READS_PER_EVENT):
+            try:
+                data, ancillary, _, _ = self._recvmsg(size, ANCILLARY_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._at_end(reason_of(error))
+                return
+            job = self.job
+            if not data or job is None:
+                self._at_end("", len(data))
+                return
+            if ancillary:
+                seconds, nanoseconds = TIMESPEC(ancillary[0][2])
+                t_ns = seconds * 1_000_000_000 + nanoseconds
+            else:
+                t_ns = time.time_ns()
+                self._hub.counters.clock_fallbacks += 1
+            if self._take(job, data, t_ns):
+                return
+            if len(data) == size:
+                size = LARGE_READ_BYTES
+        self._loop.call_soon(self._read_on, job)
+
+    def _read_on(self, job: Job | None) -> None:
+        if self.job is job:
+            self._on_readable()
+
+    def _take(self, job: Job, data: bytes, t_ns: int) -> bool:
+        """Feed the reader; True when the job has ended."""
+        reader = self._reader
+        if t_ns < self.t_sent_ns and self.reused and not reader.started:
+            # It waited in the socket before the request was sent (a 408 before a close, a second response): the
+            # upstream has not answered this request.
+            self._hub.counters.excess += 1
+            self._lost(job, "bytes that answer no request")
+            return True
+        progress = reader.feed(data, t_ns)
+        if progress is Progress.MORE:
+            return False
+        if progress is Progress.WHOLE:
+            self._whole(job)
+        else:
+            self._fail(job, Answer.GARBAGE, reader.detail)
+        return True
+
+    def _whole(self, job: Job) -> None:
+        reader = self._reader
+        counters = self._hub.counters
+        outcome = self._outcome(job, Answer.OK)
+        latency_ns = outcome.t_last_ns - outcome.t_sent_ns
+        if latency_ns >= 0:
+            counters.latency_count += 1
+            counters.latency_sum_ns += latency_ns
+            counters.latency_log2[min(latency_ns.bit_length(), 63)] += 1
+        if reader.excess_bytes:
+            counters.excess += 1
+        if self._unsent is not None:
+            counters.early += 1
+        if not reader.keep_alive or reader.excess_bytes or self._unsent is not None or asks_to_close(job.request):
+            self.close()
+        else:
+            self.job = None
+            self.state = State.IDLE
+            self.reused = True
+            self.since_s = self._hub.now_s
+        self._owner.ended(self, job, outcome)
+
+    # Ends
+
+    def _at_end(self, reason: str, stray_bytes: int = 0) -> None:
+        """The upstream closed in order ("") or with an error, or sent what no request asked for."""
+        job = self.job
+        if job is not None:
+            if not reason and self._reader.end() is Progress.WHOLE:
+                self._whole(job)
+            else:
+                self._lost(job, reason or "closed by the upstream")
+        elif self.state is State.IDLE:
+            counters = self._hub.counters
+            if stray_bytes:
+                counters.excess += 1
+            else:
+                counters.idle_closed += 1
+            self.close()
+            self._owner.went_away(self)
+
+    def _lost(self, job: Job, reason: str) -> None:
+        """No more will come. Once, and only if nothing came on a reused connection, the job is sent anew."""
+        if self.reused and not self._reader.started and not job.resent:
+            job.resent = True
+            self._hub.counters.resends += 1
+            self.close()
+            self._owner.resend(self, job)
+            return
+        self._fail(job, Answer.RESET, f"{reason} {self._so_far()}")
+
+    def _fail(self, job: Job, answer: Answer, detail: str) -> None:
+        self._reader.close()
+        outcome = self._outcome(job, answer, detail)
+        self.close()
+        self._owner.ended(self, job, outcome)
+
+    def expire(self, now_s: float) -> None:
+        """Enforce the time limits; `now_s` is the coarse clock, less one sweep."""
+        settings = self._hub.settings
+        waited_s = now_s - self.since_s
+        job = self.job
+        if job is None:
+            if self.state is State.IDLE and waited_s >= settings.idle_timeout_s:
+                self.close()
+                self._owner.went_away(self)
+        elif self.state is State.CONNECTING:
+            if waited_s >= settings.connect_timeout_s:
+                self._connect_failed(errno.ETIMEDOUT, Answer.CONNECT_TIMEOUT)
+        elif waited_s >= settings.timeout_s:
+            self._fail(job, Answer.TIMEOUT, f"time limit reached {self._so_far()}")
+
+    def close(self) -> None:
+        """Close the socket and forget the job; says nothing to the owner."""
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        self.job = None
+        self._unsent = None
+        self._loop.remove_reader(self.fd)
+        self._loop.remove_writer(self.fd)
+        self._socket.close()
+
+    def _so_far(self) -> str:
+        reader = self._reader
+        if self._unsent is not None:
+            return "before the request was sent"
+        if not reader.started:
+            return "before any response"
+        return f"after {reader.body_bytes} bytes of content" if reader.status else "inside the response head"
+
+    def _outcome(self, job: Job, answer: Answer, detail: str = "") -> Outcome:
+        reader = self._reader
+        return Outcome(
+            answer,
+            self._owner.upstream.name,
+            reader.status,
+            reader.head,
+            reader.body,
+            reader.body_bytes,
+            job.t_queued_ns,
+            self.t_sent_ns,
+            reader.t_first_ns,
+            reader.t_last_ns,
+            detail,
+        )

@@ -1,0 +1,62 @@
+"""What can be set for the replay client, and what it counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MIB = 1024 * 1024
+LATENCY_BUCKETS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings:
+    """Limits and marks. Time limits are kept by a sweep every SWEEP_S (50 ms), so they end up to two sweeps late."""
+
+    connect_timeout_s: float = 1.0
+    timeout_s: float = 10.0  # from the first byte sent to the last byte of the response
+    idle_timeout_s: float = 30.0  # an unused connection is closed after it
+    queue_timeout_s: float = 1.0
+    max_connections: int = 128  # per upstream
+    queue_entries: int = 4096  # over all upstreams
+    queue_bytes: int = 64 * MIB
+    body_limit_bytes: int = MIB  # content of a response that is kept; the rest is counted
+    mark_header: str = "X-Shadowtap"  # "" adds no header
+    mark_value: str = "1"
+    socket_mark: int | None = None  # SO_MARK, needs CAP_NET_ADMIN
+
+    @property
+    def mark(self) -> bytes:
+        """The header line that marks a request, without its line end; empty when there is none."""
+        return f"{self.mark_header}: {self.mark_value}".encode("latin-1") if self.mark_header else b""
+
+
+@dataclass(slots=True)
+class ReplayCounters:
+    """State and totals of one Replayer, for metrics. `submitted = done + refused + open_requests` at any time."""
+
+    submitted: int = 0
+    refused: int = 0  # submit returned a reason
+    done: int = 0  # `done` was called
+    queue_entries: int = 0  # now
+    queue_bytes: int = 0  # now
+    queue_peak_entries: int = 0
+    open_connections: int = 0  # now, those being made included
+    connects: int = 0
+    connect_failures: int = 0  # refused, unreachable, timed out
+    fast_failures: int = 0  # requests that failed in a backoff, without a connection being tried
+    local_failures: int = 0  # no socket, or no local port: our own shortage
+    local_failure: str = ""  # the last of them, for a person
+    resends: int = 0
+    excess: int = 0  # connections dropped for bytes that belong to no request
+    early: int = 0  # responses that were whole before the request was sent
+    idle_closed: int = 0  # connections the upstream closed between requests
+    marks_failed: int = 0  # sockets that could not be given the mark
+    clock_fallbacks: int = 0  # reads without a kernel timestamp
+    latency_sum_ns: int = 0  # first byte sent to last byte of whole responses
+    latency_count: int = 0
+    latency_log2: list[int] = field(default_factory=lambda: [0] * LATENCY_BUCKETS)  # [n]: below 2**n nanoseconds
+
+    @property
+    def open_requests(self) -> int:
+        """Accepted and not ended."""
+        return self.submitted - self.refused - self.done

@@ -1,0 +1,42 @@
+"""The sockets that requests are sent through: how they are made, marked and made to tell the kernel's receive time."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+SO_TIMESTAMPNS = getattr(socket, "SO_TIMESTAMPNS", 35)  # not in Python's socket module before 3.14
+ANCILLARY_BYTES = socket.CMSG_SPACE(16)
+TIMESPEC = struct.Struct("@qq").unpack  # seconds, nanoseconds: what a SO_TIMESTAMPNS control message holds
+
+# A connection that fails with one of these says nothing of the upstream: this host is short of something.
+LOCAL_ERRORS = frozenset({errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
+
+
+def new_socket(family: socket.AddressFamily) -> socket.socket:
+    """A TCP socket; OSError when the process has no descriptor left."""
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+
+
+def prepare(sock: socket.socket, mark: int | None) -> bool:
+    """Set what every connection needs; False when the mark could not be given (that needs CAP_NET_ADMIN)."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    return mark is None or _set_mark(sock, mark)
+
+
+def reason_of(error: OSError) -> str:
+    """The error for a person: "connection refused"."""
+    return (error.strerror or str(error)).lower()
+
+
+def _set_mark(sock: socket.socket, mark: int) -> bool:
+    """Give the socket its mark, unless whoever made it already did."""
+    try:
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) != mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    except OSError:
+        return False
+    return True
