@@ -62,14 +62,14 @@ def serve(lifeline: socket.socket, channels: list[socket.socket], mark: int) -> 
         selector.register(channel, selectors.EVENT_READ, channel)
     while True:
         for key, _ in selector.select():
-            channel: socket.socket = key.data
-            asked = _receive(channel)
-            if channel is lifeline and not asked:
+            asking: socket.socket = key.data
+            asked = _receive(asking)
+            if asking is lifeline and not asked:
                 return
             if not asked:
-                selector.unregister(channel)
-            elif channel is not lifeline:
-                _give(channel, socket.AF_INET6 if asked == b"6" else socket.AF_INET, mark)
+                selector.unregister(asking)
+            elif asking is not lifeline:
+                _give(asking, socket.AF_INET6 if asked == b"6" else socket.AF_INET, mark)
 
 
 def _receive(channel: socket.socket) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.config import Config, Recording
-from agent.http.pairing import HttpLimits
+from agent.http.limits import HttpLimits
 from agent.mirror import Selector
 from replay.balancer.address import Production
 from replay.balancer.engine import Embedded

@@ -12,6 +12,15 @@ from enum import StrEnum
 from typing import NamedTuple
 
 
+class Fate(StrEnum):
+    """What became of a request that was seen; every one has exactly one fate."""
+
+    REPLAYED = "replayed"
+    INCOMPLETE = "incomplete"
+    SKIPPED = "skipped"
+    DROPPED = "dropped"
+
+
 class Incomplete(StrEnum):
     """Why a request that was seen could not be taken as a whole."""
 
@@ -114,6 +123,10 @@ class Exchange:
     interim: tuple[int, ...] = ()  # statuses of 1xx responses
     upgraded: bool = False  # CONNECT or 101: a tunnel follows
     incomplete: Incomplete | None = None  # why the *request* is not whole; None when it is
+    fate: Fate | None = None  # what became of the request; None while that is open
+    reason: str = ""  # why, for the fates that have reasons
+    outcome: Outcome | None = None  # for Fate.REPLAYED
+    finished: bool = False  # production's side is final
 
     @property
     def ttfb_ns(self) -> int | None:

@@ -12,10 +12,15 @@ from typing import NamedTuple
 
 HEAD_LIMIT_BYTES = 64 * 1024
 CHUNK_LINE_LIMIT_BYTES = 4096
+TRAILER_LIMIT_BYTES = HEAD_LIMIT_BYTES
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FOLD = re.compile(rb"\r?\n[ \t]+")
-_VERSIONS = {b"HTTP/1.1": 11, b"HTTP/1.0": 10}
+_METHODS = {m.encode(): m for m in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE")}
+_VERSIONS = {b"HTTP/1.1": 11, b"HTTP/1.0": 10, b"HTTP/1.1\r": 11, b"HTTP/1.0\r": 10}
+_STATUSES = {str(status).encode(): status for status in range(100, 1000)}
+_MAX_LENGTH_DIGITS = 18  # fits 64 bits with room to add
+_MAX_PADDED_DIGITS = 1000  # with leading zeros; CPython refuses to convert more than 4300
 
 
 class Body(IntEnum):
@@ -25,6 +30,9 @@ class Body(IntEnum):
     LENGTH = 1
     CHUNKED = 2
     CLOSE = 3  # a response that ends with the connection
+
+
+_NO_BODY = (Body.NONE, 0)
 
 
 class RequestHead(NamedTuple):
@@ -53,72 +61,130 @@ class ResponseHead(NamedTuple):
 def head_end(data: bytes | bytearray, start: int = 0) -> int:
     """Offset just past the blank line that ends the head beginning at `start`, or -1 if it is not there yet."""
     end = data.find(b"\n\r\n", start)
-    bare = data.find(b"\n\n", start) if end < 0 else data.find(b"\n\n", start, end)
+    bare = data.find(b"\n\n", start) if end < 0 else data.find(b"\n\n", start, end + 1)
     if bare >= 0:
         return bare + 2
     return end + 3 if end >= 0 else -1
 
 
+def request_line(head: bytes) -> tuple[str, str, int] | None:
+    """Method, target and version (10, 11) of the request line that `head` begins with, its LF included; None if it
+    is none. Spaces inside the target belong to it: real clients send them and real servers take them."""
+    parts = head[: head.find(b"\n")].split(b" ")
+    method = _METHODS.get(parts[0])
+    if len(parts) == 3 and method is not None and parts[1]:
+        version = _VERSIONS.get(parts[2])
+        if version is not None:
+            return method, parts[1].decode("latin-1"), version
+    return _odd_request_line(head)
+
+
+def _odd_request_line(head: bytes) -> tuple[str, str, int] | None:
+    line = head[: head.find(b"\n")].rstrip(b"\r ")
+    method, _, rest = line.partition(b" ")
+    target, _, text = rest.rpartition(b" ")
+    version = _version(text)
+    target = target.strip(b" ")
+    if not version or not target or not _TOKEN.fullmatch(method):
+        return None
+    return method.decode("ascii"), target.decode("latin-1"), version
+
+
+def status_line(head: bytes) -> tuple[int, int] | None:
+    """Status and version (10, 11) of the status line that `head` begins with; None if it is none."""
+    status = _STATUSES.get(head[9:12])
+    if status is None or not head.startswith(b"HTTP/1.") or head[8:9] != b" " or head[12:13] not in b" \r\n":
+        return None
+    return status, 10 if head[7:8] == b"0" else 11
+
+
 def parse_request_head(head: bytes) -> RequestHead | None:
     """Parse a head as `head_end` delimits it; None when it is not HTTP/1.x or its framing contradicts itself."""
-    line = head[: head.find(b"\n")].rstrip(b"\r")
-    method, _, rest = line.partition(b" ")
-    target, _, version_text = rest.rstrip(b" ").rpartition(b" ")
-    version = _VERSIONS.get(version_text) or _version(version_text)
-    if version == 0 or not target or not _TOKEN.fullmatch(method):
+    line = request_line(head)
+    if line is None:
         return None
     lower = head.lower()
-    framing = _framing(lower)
-    if framing is None:
+    body = framing(lower)
+    if body is None:
         return None
-    body, length = framing
-    return RequestHead(
-        method.decode("ascii"),
-        target.decode("latin-1"),
-        version,
-        body,
-        length,
-        _keep_alive(lower, version),
-        method == b"CONNECT" or b"\nupgrade:" in lower,
-    )
+    method, target, version = line
+    upgrade = method == "CONNECT" or b"\nupgrade:" in lower
+    return RequestHead(method, target, version, body[0], body[1], _keep_alive(lower, version), upgrade)
 
 
 def parse_response_head(head: bytes, method: str) -> ResponseHead | None:
     """Parse a response's head; `method` is that of the request it answers ("" if unknown). None if not HTTP/1.x."""
-    if not head.startswith(b"HTTP/1."):
+    line = status_line(head)
+    if line is None:
         return None
-    version = 10 if head[7:8] == b"0" else 11
-    digits = head[9:12]
-    if not digits.isdigit() or len(digits) != 3 or head[8:9] != b" ":
-        return None
-    status = int(digits)
+    status, version = line
     lower = head.lower()
     keep_alive = _keep_alive(lower, version)
     if status == 101 or (method == "CONNECT" and 200 <= status < 300):
         return ResponseHead(status, version, Body.NONE, 0, keep_alive, True)
-    if method == "HEAD" or status == 204 or status == 304 or status < 200:
-        return ResponseHead(status, version, Body.NONE, 0, keep_alive, False)
-    framing = _framing(lower)
-    if framing is None:
+    framed = response_framing(lower, status, method)
+    if framed is None:
         return None
-    body, length = framing
-    if body is Body.NONE:
-        body, keep_alive = Body.CLOSE, False
-    return ResponseHead(status, version, body, length, keep_alive, False)
+    body, length = framed
+    return ResponseHead(status, version, body, length, keep_alive and body is not Body.CLOSE, False)
+
+
+def response_framing(lower: bytes, status: int, method: str) -> tuple[Body, int] | None:
+    """`framing` for a response: what has no body by its nature, and what ends with the connection."""
+    if method == "HEAD" or status == 204 or status == 304 or status < 200:
+        return _NO_BODY
+    framed = framing(lower)
+    if framed is not None and framed[0] is Body.NONE:
+        return Body.CLOSE, 0
+    return framed
+
+
+def framing(lower: bytes) -> tuple[Body, int] | None:
+    """Body kind and length from a head in lower case; None when the head contradicts itself. Chunked wins over a
+    length, as it does for servers (RFC 9112 section 6.3, 3)."""
+    if b"\ntransfer-encoding" in lower:
+        codings = b",".join(_values(lower, lower, b"transfer-encoding"))
+        if codings.rpartition(b",")[2].strip() == b"chunked":
+            return Body.CHUNKED, 0
+    at = lower.find(b"\ncontent-length")
+    if at < 0:
+        return _NO_BODY
+    if lower[at + 15 : at + 16] == b":" and lower.find(b"\ncontent-length", at + 15) < 0:
+        value = lower[at + 16 : lower.find(b"\n", at + 16)].strip()
+        if value.isdigit() and len(value) <= _MAX_LENGTH_DIGITS:
+            return Body.LENGTH, int(value)
+    return _odd_length(lower)
+
+
+def _odd_length(lower: bytes) -> tuple[Body, int] | None:
+    """Repeated, listed or oddly written Content-Length fields: all must say the same number."""
+    fields = _values(lower, lower, b"content-length")
+    if not fields:
+        return _NO_BODY
+    numbers = {
+        int(v) if v.isdigit() and len(v.lstrip(b"0")) <= _MAX_LENGTH_DIGITS and len(v) <= _MAX_PADDED_DIGITS else -1
+        for field in fields
+        for v in (part.strip() for part in field.split(b","))
+    }
+    return None if len(numbers) != 1 or -1 in numbers else (Body.LENGTH, numbers.pop())
 
 
 def header_values(head: bytes, name: bytes) -> list[bytes]:
     """Values of a header, in order, stripped and unfolded; `name` in lower case."""
-    lower = head.lower()
+    return _values(head, head.lower(), name)
+
+
+def _values(head: bytes, lower: bytes, name: bytes) -> list[bytes]:
     out: list[bytes] = []
-    at = lower.find(b"\n" + name)
+    needle = b"\n" + name
+    at = lower.find(needle)
     while at >= 0:
-        after = at + 1 + len(name)
+        after = at + len(needle)
         colon = head.find(b":", after)
         if colon >= 0 and not head[after:colon].strip(b" \t"):
             end = _field_end(head, colon)
             out.append(_FOLD.sub(b" ", head[colon + 1 : end]).strip(b" \t\r\n"))
-        at = lower.find(b"\n" + name, after)
+        at = lower.find(needle, after)
     return out
 
 
@@ -140,27 +206,8 @@ def _version(text: bytes) -> int:
 def _keep_alive(lower: bytes, version: int) -> bool:
     if b"\nconnection" not in lower:
         return version == 11
-    tokens = b",".join(header_values(lower, b"connection"))
-    if version == 11:
-        return b"close" not in tokens
-    return b"keep-alive" in tokens
-
-
-def _framing(lower: bytes) -> tuple[Body, int] | None:
-    """Body kind and length from a head in lower case; None when the head contradicts itself."""
-    if b"\ntransfer-encoding" in lower:
-        codings = b",".join(header_values(lower, b"transfer-encoding"))
-        if codings.rpartition(b",")[2].strip() == b"chunked":
-            return Body.CHUNKED, 0
-    if b"\ncontent-length" not in lower:
-        return Body.NONE, 0
-    values = {v.strip() for field in header_values(lower, b"content-length") for v in field.split(b",")}
-    if not values:
-        return Body.NONE, 0
-    numbers = {int(v) if v.isdigit() and len(v) < 19 else -1 for v in values}
-    if len(numbers) != 1 or -1 in numbers:
-        return None
-    return Body.LENGTH, numbers.pop()
+    tokens = {t.strip() for value in _values(lower, lower, b"connection") for t in value.split(b",")}
+    return b"close" not in tokens and (version == 11 or b"keep-alive" in tokens)
 
 
 class ChunkedDecoder:
@@ -170,7 +217,7 @@ class ChunkedDecoder:
     cannot be followed. Bytes after the end of the message are not consumed: `feed` says where it stopped.
     """
 
-    __slots__ = ("_left", "_line", "_state", "done", "failed")
+    __slots__ = ("_left", "_line", "_state", "_trailer_bytes", "done", "failed")
 
     _SIZE, _DATA, _DATA_END, _TRAILER = range(4)
 
@@ -178,6 +225,7 @@ class ChunkedDecoder:
         self._state = self._SIZE
         self._left = 0
         self._line = b""  # the part of a line that came so far
+        self._trailer_bytes = 0
         self.done = False
         self.failed = False
 
@@ -187,11 +235,13 @@ class ChunkedDecoder:
         at, end = start, len(data)
         while at < end and not self.done and not self.failed:
             if self._state == self._DATA:
-                stop = min(end, at + self._left)
+                stop = at + self._left
+                if stop > end:
+                    stop = end
                 out.append(data[at:stop])
                 self._left -= stop - at
                 at = stop
-                if self._left == 0:
+                if not self._left:
                     self._state = self._DATA_END
             else:
                 at = self._take_line(data, at)
@@ -203,24 +253,28 @@ class ChunkedDecoder:
             self.failed = True
             return False
         self._left -= length
-        if self._left == 0:
+        if not self._left:
             self._state = self._DATA_END
         return True
 
     def _take_line(self, data: bytes, at: int) -> int:
         newline = data.find(b"\n", at)
         if newline < 0:
-            self._line += data[at:]
+            self._line += data[at : at + CHUNK_LINE_LIMIT_BYTES + 1]
             self.failed = len(self._line) > CHUNK_LINE_LIMIT_BYTES
             return len(data)
-        line = (self._line + data[at:newline]).rstrip(b"\r")
+        line = self._line + data[at:newline]
         self._line = b""
-        self._end_of_line(line)
+        self._end_of_line(line[:-1] if line.endswith(b"\r") else line)
         return newline + 1
 
     def _end_of_line(self, line: bytes) -> None:
-        if self._state == self._TRAILER:
+        if len(line) > CHUNK_LINE_LIMIT_BYTES:
+            self.failed = True
+        elif self._state == self._TRAILER:
             self.done = not line
+            self._trailer_bytes += len(line)
+            self.failed = self._trailer_bytes > TRAILER_LIMIT_BYTES
         elif self._state == self._DATA_END:
             self.failed = bool(line)
             self._state = self._SIZE

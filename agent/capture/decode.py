@@ -190,7 +190,8 @@ class Decoder:
                 word = int.from_bytes(packet[at + 2 : at + 4], "big")
                 if word & 0xFFF9:
                     key = (addresses, packet[at + 4 : at + 8], tags)
-                    return self._fragment(key, word & 0xFFF8, bool(word & 1), packet[at + 8 : end], following, addresses)
+                    piece = packet[at + 8 : end]
+                    return self._fragment(key, word & 0xFFF8, bool(word & 1), piece, following, addresses)
                 at += 8
             else:
                 at += (packet[at + 1] + 2) * 4 if protocol == _AUTH else (packet[at + 1] + 1) * 8
@@ -221,6 +222,6 @@ def _inside(packet: bytes, at: int, protocol: int, tags: bytes) -> linklayer.Pla
             return linklayer.vxlan(packet, at + 8, tags)
         if to == _GRE_PORT:
             return linklayer.gre(packet, at + 8, tags)
-        if _TEREDO_PORT in (by, to):
+        if _TEREDO_PORT in (by, to) or linklayer.looks_like_teredo(packet, at + 8):
             return linklayer.teredo(packet, at + 8, tags)
     return None

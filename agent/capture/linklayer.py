@@ -17,6 +17,7 @@ _MPLS = frozenset({0x8847, 0x8848})
 _IP = frozenset({0x0800, 0x86DD})
 _PPPOE_SESSION = 0x8864
 _TRANSPARENT_ETHERNET = 0x6558
+_TEREDO_PREFIX = bytes.fromhex("20010000")
 _PPP_IP = frozenset({0x0021, 0x0057})
 
 
@@ -80,6 +81,11 @@ def teredo(packet: bytes, at: int, tags: bytes) -> Place | None:
     return (at, tags) if _version(packet, at) == 6 else None
 
 
+def looks_like_teredo(packet: bytes, at: int) -> bool:
+    """IPv6 with a Teredo address, as between two peers, who use any port."""
+    return packet[at : at + 1] == b"\x60" and _TEREDO_PREFIX in (packet[at + 8 : at + 12], packet[at + 24 : at + 28])
+
+
 def _u16(packet: bytes, at: int) -> int:
     """Zero where the packet is too short: no protocol has that number."""
     return int.from_bytes(packet[at : at + 2], "big") if len(packet) >= at + 2 else 0
@@ -105,6 +111,8 @@ def _mpls(packet: bytes, at: int, tags: bytes) -> Place | None:
 def _ppp(packet: bytes, at: int = 0, tags: bytes = b"") -> Place | None:
     if packet[at : at + 2] == b"\xff\x03":
         at += 2
+    if packet[at : at + 1] in (b"\x21", b"\x57"):  # protocol field compressed to one byte (RFC 1661 section 6.5)
+        return at + 1, tags
     return (at + 2, tags) if _u16(packet, at) in _PPP_IP else None
 
 

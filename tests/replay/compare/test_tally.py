@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from replay.compare.tally import COLUMNS, DIFFERENT, EQUAL, NOT_COMPARABLE, Kind, feed
+from replay.compare.routes import template
+from replay.compare.tally import COLUMNS, DIFFERENT, EQUAL, NOT_COMPARABLE, Kind, _shorter, feed
 from replay.schema import SCHEMA
 from tests.replay.examples import MS, T0
 
@@ -111,6 +115,22 @@ def test_an_answer_before_the_requests_end_has_no_latency() -> None:
 @pytest.mark.parametrize("row", [{"answer": "connect"}, {"response_t_first_ns": None}, {"shadow_t_sent_ns": None}])
 def test_rows_that_are_no_pairs(row: dict[str, Any]) -> None:
     assert pair(**row) == []
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.sampled_from(["/", "/", "?", "#", "12", "a", ".", "-", "\n", str(UUID(int=5)), "http://h", "{id}"])),
+    st.text(max_size=20),
+)
+def test_shorter_targets_have_the_same_templates(parts: list[str], tail: str) -> None:
+    target = "/" + "".join(parts) + tail
+    (short,) = _shorter(pa.array([target])).to_pylist()
+    assert template(short) == template(target)
+
+
+def test_numbers_in_paths_are_gone_before_anything_is_counted() -> None:
+    targets = pa.array(["/a/1/2/3/b?c=1", f"/{UUID(int=1)}", "/1.png", "/2024-01-01"])
+    assert _shorter(targets).to_pylist() == ["/a/{id}/{id}/{id}/b", "/{id}", "/1.png", "/2024-01-01"]
 
 
 def test_the_spans_tell_the_speed() -> None:

@@ -1,0 +1,34 @@
+# `make` or `make help` lists what there is.
+
+PYTHON := .venv/bin/python
+TESTS ?= tests
+
+.PHONY: help setup lint test demo bench corpus clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: ## install what is needed and make .venv/bin/shadowtap
+	@bash vagrant/provision.sh
+
+lint: setup ## ruff and mypy
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy -p vagrant
+
+test: lint ## lint and every test; TESTS=tests/replay for some
+	$(PYTHON) -m pytest -rs $(TESTS)
+
+demo: setup ## a load balancer in a lab, mirrored to a shadow, and how the shadow compares
+	@$(PYTHON) -m vagrant.lab.demo
+
+bench: setup ## the figures; takes minutes
+	$(PYTHON) tests/bench/run.py
+
+corpus: setup ## score against the capture corpus
+	$(PYTHON) tests/corpus/run.py
+
+clean: ## remove what was made here, but not the system's packages
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist out *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

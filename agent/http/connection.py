@@ -1,0 +1,180 @@
+"""Pairs the requests and responses of one connection, first in, first out, and decides when each exchange is over."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from agent.capture.segment import source
+from agent.http.requests import RequestReader
+from agent.http.responses import ResponseReader
+from agent.stream.events import EndReason
+from agent.stream.flow import Half
+from replay.exchange import Exchange, Incomplete, Request, Response
+
+if TYPE_CHECKING:
+    from agent.http.pairing import Pairing
+
+
+class Connection:
+    """`open` holds the exchanges that wait for their response, the oldest first; the last of them may be `reading`,
+    the one whose request is still coming in."""
+
+    __slots__ = ("_abandoned", "_answered_early", "_client", "_count", "_ended", "_flow", "_max_open", "_pairing",
+                 "_server", "open", "reading", "requests", "responses")  # fmt: skip
+
+    def __init__(self, pairing: Pairing, client: Half) -> None:
+        self._pairing = pairing
+        self._flow = client.flow
+        self._client = source(client.key)
+        self._server = source(client.peer.key)
+        self._max_open = pairing.limits.max_pipelined
+        self._count = 0  # exchanges so far
+        self._abandoned = 0  # requests given up whose responses will still come
+        self._answered_early = False  # the response of `reading` is whole before its request
+        self._ended = False  # no response comes any more
+        self.open: deque[Exchange] = deque()
+        self.reading: Exchange | None = None
+        self.requests = RequestReader(self, pairing.budget, client.from_start)
+        self.responses = ResponseReader(self, pairing.budget, client.peer.from_start)
+        client.reader = self.requests
+        client.peer.reader = self.responses
+
+    # Called by the request reader.
+
+    def take_request(self, request: Request) -> None:
+        """A request that came as a whole."""
+        pairing, exchange = self._pairing, self.reading
+        if exchange is None:
+            exchange = Exchange(self._client, self._server, self._flow.number, self._count, request)
+            self._count += 1
+            pairing.seen += 1
+            self.open.append(exchange)
+        else:
+            exchange.request = request
+            self.reading = None
+        pairing.counters.requests += 1
+        budget = pairing.budget
+        budget.kept_bytes += len(request.head) + len(request.body)
+        if budget.kept_bytes > budget.limits.total_kept_bytes:
+            budget.counters.kept_limit += 1
+            exchange.incomplete = Incomplete.EVICTED
+        else:
+            pairing.ready.append(exchange)
+        if self._answered_early or self._ended or len(self.open) > self._max_open or exchange.incomplete is not None:
+            self._after_request(exchange)
+
+    def open_request(self) -> None:
+        """A request has begun and counts as seen; its response may come from now on."""
+        if self.reading is None:
+            self.reading = Exchange(self._client, self._server, self._flow.number, self._count, None)
+            self._count += 1
+            self._pairing.seen += 1
+            self.open.append(self.reading)
+
+    def finish_request(self, request: Request, incomplete: Incomplete | None) -> None:
+        """The body of the request that is being read has come to an end."""
+        if incomplete is None:
+            self.take_request(request)
+            return
+        exchange, self.reading = self.reading, None
+        assert exchange is not None
+        exchange.request = request
+        exchange.incomplete = incomplete
+        self._pairing.budget.kept_bytes += len(request.head) + len(request.body)
+        self._after_request(exchange)
+
+    def give_up_request(self, reason: Incomplete) -> None:
+        """The head of the request that is being read will not become whole."""
+        exchange, self.reading = self.reading, None
+        if exchange is not None:
+            exchange.incomplete = reason
+            self._after_request(exchange)
+
+    def _after_request(self, exchange: Exchange) -> None:
+        """Nothing more is added to the request: see whether the exchange is over, or too many wait."""
+        if self._answered_early or self._ended:
+            self._answered_early = False
+            if exchange in self.open:
+                self.open.remove(exchange)
+            self._pairing.finish_exchange(exchange)
+        elif exchange.incomplete is Incomplete.EVICTED:
+            self.open.remove(exchange)
+            self._abandoned += 1
+            self._pairing.finish_exchange(exchange)
+        elif len(self.open) > self._max_open:
+            self._pairing.counters.pipeline_limit += 1
+            self._abandoned += 1
+            self._pairing.finish_exchange(self.open.popleft())
+
+    # Called by the response reader.
+
+    def match(self) -> tuple[Exchange | None, str]:
+        """The exchange that the final response beginning now answers, and its method ("" if unknown)."""
+        waiting = self.open
+        if self._abandoned:
+            self._abandoned -= 1
+            return None, ""
+        if self.responses.lost:
+            self._skip_unanswered()
+        if not waiting:
+            return self._orphan(), ""
+        exchange = waiting.popleft()
+        if exchange.request is not None:
+            return exchange, exchange.request.method
+        return exchange, self.requests.method_being_read if exchange is self.reading else ""
+
+    def take_interim(self, status: int) -> None:
+        """A 1xx response."""
+        self._pairing.counters.interim += 1
+        if self.open:
+            self.open[0].interim += (status,)
+
+    def answer(self, exchange: Exchange | None, response: Response) -> None:
+        """The response of an exchange is over."""
+        if exchange is None:
+            return
+        exchange.response = response
+        self._pairing.counters.responses += response.complete
+        if exchange is self.reading:
+            self._answered_early = True
+        else:
+            self._pairing.finish_exchange(exchange)
+
+    def _skip_unanswered(self) -> None:
+        """Responses may be missing: the next one answers the latest request, those before it stay without."""
+        self.responses.lost = False
+        waiting = self.open
+        while len(waiting) > 1 and waiting[1] is not self.reading:
+            self._unanswered(waiting.popleft())
+
+    def _orphan(self) -> Exchange:
+        self._pairing.seen += 1
+        self._pairing.counters.orphans += 1
+        orphan = Exchange(self._client, self._server, self._flow.number, self._count, None)
+        orphan.incomplete = Incomplete.REQUEST_LOST
+        self._count += 1
+        return orphan
+
+    def _unanswered(self, exchange: Exchange) -> None:
+        self._pairing.counters.unanswered += 1
+        self._pairing.finish_exchange(exchange)
+
+    # The end.
+
+    def end_half(self, half: Half, reason: EndReason) -> None:
+        """A direction is over. Without responses to come, what waits for one is over too."""
+        half.reader.end(reason)
+        if half.reader is self.responses:
+            self._ended = True
+            keep = self.open.pop() if self.open and self.open[-1] is self.reading else None
+            while self.open:
+                self._unanswered(self.open.popleft())
+            if keep is not None:
+                self.open.append(keep)
+
+    def abandon(self) -> None:
+        """What follows is not HTTP/1.x: want no more of it."""
+        self.requests.end(EndReason.FIN)
+        self.responses.end(EndReason.FIN)
+        self._flow.mute()

@@ -1,0 +1,73 @@
+"""The content of one message while it comes in: kept up to a limit, counted and, if asked, hashed beyond it."""
+
+from __future__ import annotations
+
+import hashlib
+
+from agent.http.limits import HttpCounters, HttpLimits
+
+
+class Budget:
+    """What all unfinished messages of one Pairing keep, in bytes, against the limit for all of them."""
+
+    __slots__ = ("counters", "kept_bytes", "limits")
+
+    def __init__(self, limits: HttpLimits, counters: HttpCounters) -> None:
+        self.limits = limits
+        self.counters = counters
+        self.kept_bytes = 0
+
+    @property
+    def full(self) -> bool:
+        """No more may be kept."""
+        return self.kept_bytes >= self.limits.total_kept_bytes
+
+
+class Content:
+    """Collects the content of a message. `total` counts all of it, `data()` is the part that was kept."""
+
+    __slots__ = ("_budget", "_hash", "_pieces", "kept", "limit", "total")
+
+    def __init__(self, budget: Budget, hashed: bool) -> None:
+        self._budget = budget
+        self._pieces: list[bytes] = []
+        self._hash = hashlib.sha1(usedforsecurity=False) if hashed else None
+        self.limit = budget.limits.body_limit_bytes
+        self.kept = 0
+        self.total = 0
+
+    def add(self, data: bytes) -> None:
+        """Append what came."""
+        size = len(data)
+        self.total += size
+        if self._hash is not None:
+            self._hash.update(data)
+        if self.kept + size > self.limit:
+            data = data[: self.limit - self.kept]
+            self.limit = self.kept + len(data)  # a later, smaller piece must not follow a hole
+            size = len(data)
+        if size and self._budget.full:
+            self._budget.counters.kept_limit += self.limit > self.kept
+            self.limit = self.kept
+        elif size:
+            self._pieces.append(data)
+            self.kept += size
+            self._budget.kept_bytes += size
+
+    def skip(self, length: int) -> None:
+        """`length` bytes are missing. What follows is counted, and kept as if they had never been."""
+        self.total += length
+        self._hash = None
+
+    def release(self) -> None:
+        """Give back to the budget; the pieces go where `data()` brings them."""
+        self._budget.kept_bytes -= self.kept
+        self.kept = 0
+
+    def data(self) -> bytes:
+        """What was kept, in one piece."""
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    def sha1(self) -> str | None:
+        """Of all of it, in hex; None when bytes are missing or nobody asked."""
+        return self._hash.hexdigest() if self._hash is not None else None

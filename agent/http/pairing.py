@@ -1,0 +1,115 @@
+"""From the stream of all connections to exchanges. Without I/O and without a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.http.connection import Connection
+from agent.http.content import Budget
+from agent.http.limits import HttpCounters, HttpLimits
+from agent.http.reader import Reader
+from agent.http.requests import HTTP2_PREFACE, looks_like_request
+from agent.http.responses import looks_like_response
+from agent.stream.events import Chunk, Event, Gap
+from agent.stream.flow import Half
+from replay.exchange import Exchange
+
+_TLS_RECORDS = (b"\x16\x03", b"\x17\x03", b"\x15\x03", b"\x14\x03")
+
+
+class Pairing:
+    """Pairs requests with their responses on every connection of one `Flows`.
+
+    `seen` counts the requests whose request line was recognised, and final responses without a request. Each of them
+    is in `finished` exactly once, at the latest after the End events that `Flows.finish` returns.
+    """
+
+    __slots__ = ("_finished", "_finished_count", "budget", "counters", "limits", "ready", "seen")
+
+    def __init__(self, limits: HttpLimits | None = None) -> None:
+        self.limits = limits or HttpLimits()
+        self.counters = HttpCounters()
+        self.budget = Budget(self.limits, self.counters)
+        self.seen = 0
+        self.ready: list[Exchange] = []
+        self._finished: list[Exchange] = []
+        self._finished_count = 0
+
+    @property
+    def open_exchanges(self) -> int:
+        """Seen and not finished."""
+        return self.seen - self._finished_count - len(self._finished)
+
+    def feed(self, events: Iterable[Event]) -> tuple[list[Exchange], list[Exchange]]:
+        """Take events; returns (ready, finished): exchanges whose request has become whole, and those that are over.
+
+        `ready` comes first: an exchange in both was handed over in this call for the first time in `ready`.
+        """
+        for event in events:
+            half = event[0]
+            reader = half.reader
+            if event.__class__ is Chunk:
+                if reader is None:
+                    reader = self._meet(half, event[3])
+                    if reader is None:
+                        continue
+                reader.feed(event[3], event[2])
+            elif reader is None:
+                continue
+            elif event.__class__ is Gap:
+                reader.gap(event[3])
+            else:
+                reader.connection.end_half(half, event[3])
+                half.reader = None
+        return self._take()
+
+    def expire(self, now_ns: int) -> tuple[list[Exchange], list[Exchange]]:
+        """Nothing grows old here by itself: `Flows.expire` ends idle connections, and its events say so."""
+        return self._take()
+
+    def finish(self) -> tuple[list[Exchange], list[Exchange]]:
+        """Nothing is left here once the events of `Flows.finish` were fed."""
+        return self._take()
+
+    def finish_exchange(self, exchange: Exchange) -> None:
+        """For connections: nothing more will be added to `exchange`."""
+        request = exchange.request
+        if request is not None:
+            self.budget.kept_bytes -= len(request.head) + len(request.body)
+        self._finished.append(exchange)
+
+    def _take(self) -> tuple[list[Exchange], list[Exchange]]:
+        ready, finished = self.ready, self._finished
+        self.ready, self._finished = [], []
+        self._finished_count += len(finished)
+        return ready, finished
+
+    def _meet(self, half: Half, data: bytes) -> Reader | None:
+        """The first bytes of a connection: find out whether it is HTTP/1.x, and who is the client."""
+        flow = half.flow
+        if flow.muted:
+            return None
+        if data[:2] in _TLS_RECORDS:
+            self.counters.tls += 1
+            flow.mute()
+            return None
+        if flow.client is None:
+            flow.client = _sniff(half, data)
+        if flow.client is None:
+            self.counters.undecided_bytes += len(data)
+            return None
+        if half is flow.client and data.startswith(HTTP2_PREFACE):
+            self.counters.http2 += 1
+            flow.mute()
+            return None
+        self.counters.connections += 1
+        Connection(self, flow.client)
+        reader: Reader = half.reader
+        return reader
+
+
+def _sniff(half: Half, data: bytes) -> Half | None:
+    """The half that sends requests, if `data`, sent by `half`, shows it."""
+    if looks_like_response(data):
+        return half.peer
+    return half if looks_like_request(data) else None

@@ -1,0 +1,264 @@
+"""Writes every request that was seen, with its fate and both answers, so that it survives the death of the worker.
+
+    add() ──rows──► flush(), once a second ──► spool (Arrow IPC stream) ──rotation──► Parquet, by a short-lived process
+
+Rows are collected as tuples and encoded a batch at a time, since that is what costs least: about 5 us a row in all.
+Nothing here raises once it has started. A disk that is full or gone costs rows, and those are counted; writing is tried
+again after a while. The clock is the caller's.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from replay.account import Account
+from replay.batch import encode
+from replay.convert import start_converter
+from replay.errors import RecordingError
+from replay.exchange import Exchange, Fate, Outcome
+from replay.retention import delete_oldest
+from replay.row import Row, build_row, differs, exemplar
+from replay.runfile import RUN_SUFFIX, RunFile
+from replay.spool import SPOOL_SUFFIX, Spool
+
+__all__ = ["Fate", "Recorder", "RecordingCounters", "RecordingSettings", "new_run_id"]
+
+BATCH_ROWS = 1024  # rows in memory before they are written, whatever the time
+RETRY_NS = 10_000_000_000  # after a failed write
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingSettings:
+    """Limits of a recording, unchecked. The directory's must be well above `rotate_bytes` for each worker."""
+
+    rotate_bytes: int = 128 * MIB
+    rotate_seconds: int = 900
+    directory_bytes: int = 4096 * MIB  # the oldest Parquet files are deleted beyond this
+    exemplars: int = 20  # rows of each file that keep heads and bodies because the answers differ
+    exemplar_bytes: int = 4096  # of each head and body
+    convert_wait_seconds: float = 30.0  # how long `close` waits for the last conversion
+
+
+@dataclass(slots=True)
+class RecordingCounters:
+    """What the recorder did and what it could not do."""
+
+    rows: int = 0  # handed to `add`
+    rows_written: int = 0  # in a spool
+    rows_lost: int = 0  # not written because writing failed
+    rows_refused: int = 0  # had a value no column can hold
+    write_errors: int = 0
+    spools: int = 0
+    exemplars: int = 0
+    converter_failures: int = 0  # runs of the converter that failed or could not be started
+    files_deleted: int = 0  # Parquet files, for the directory's limit
+    bytes_deleted: int = 0
+
+
+def new_run_id(now_ns: int) -> str:
+    """A name for one run of the agent, the same for all its workers: the time and something random."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ns // 1_000_000_000)) + "-" + os.urandom(3).hex()
+
+
+class Recorder:
+    """One worker's recording. `problem` is "" or what keeps it from writing, in one line."""
+
+    def __init__(
+        self, directory: Path, settings: RecordingSettings, *, run: str, worker: int, shadow: str, now_ns: int
+    ) -> None:
+        """Open the directory, which is made if it is not there; RecordingError when it cannot be written.
+
+        Spools that dead processes left are converted in the background.
+        """
+        self.counters = RecordingCounters()
+        self.problem = ""
+        self._directory = directory
+        self._settings = settings
+        self._shadow = shadow
+        self._worker = worker
+        # A worker that is started again within one run must not write to the files of the one that died.
+        self._stem = f"{run}-w{worker:02d}-{os.urandom(3).hex()}"
+        self._run_file = RunFile(run, worker, shadow, "running", now_ns, now_ns, Account())
+        self._rows: list[Row] = []
+        self._exemplars: dict[int, Row] = {}  # by position in _rows
+        self._exemplars_left = settings.exemplars
+        self._spool: Spool | None = None
+        self._spool_since_ns = now_ns
+        self._retry_ns = 0  # nothing is written before this
+        self._over_limit = False  # nothing is written either
+        self._limit_ns = now_ns  # when that was last looked at
+        self._now_ns = now_ns
+        self._converter: subprocess.Popen[bytes] | None = None
+        self._open_directory()
+
+    def _open_directory(self) -> None:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._run_file.write(self._run_path, durable=False)
+            if any(self._directory.glob("*" + SPOOL_SUFFIX)):
+                self._convert()
+        except OSError as error:
+            raise RecordingError(
+                f"recording directory {self._directory}: {error.strerror}; choose one this user can write"
+            ) from error
+
+    @property
+    def _run_path(self) -> Path:
+        return self._directory / (self._stem + RUN_SUFFIX)
+
+    def add(self, exchange: Exchange, fate: Fate, reason: str = "", outcome: Outcome | None = None) -> None:
+        """Record one request, once its fate is final and production's response is finished. Never raises."""
+        row = build_row(self._shadow, self._worker, exchange, fate, reason, outcome)
+        rows = self._rows
+        if self._exemplars_left and outcome is not None and differs(row, exchange, outcome):
+            self._exemplars_left -= 1
+            self.counters.exemplars += 1
+            self._exemplars[len(rows)] = exemplar(exchange, outcome, self._settings.exemplar_bytes)
+        rows.append(row)
+        self.counters.rows += 1
+        if len(rows) >= BATCH_ROWS:
+            self._write_rows()
+
+    def flush(self, now_ns: int, account: Account | None = None, extra: dict[str, Any] | None = None) -> None:
+        """Write what is pending, rotate when it is time, and replace the run file if given an account. Never raises.
+
+        Call it once a second. `extra` is JSON of the caller's: numbers under "lost" are what was lost before the
+        account could see it (ring records, for instance); compare names and adds them.
+        """
+        self._now_ns = now_ns
+        self._write_rows()
+        spool = self._spool
+        if spool is None:
+            self._spool_since_ns = now_ns
+        elif (
+            spool.bytes >= self._settings.rotate_bytes
+            or now_ns - self._spool_since_ns >= self._settings.rotate_seconds * 1_000_000_000
+        ):
+            self._rotate()
+        self._reap()
+        if self._over_limit and now_ns - self._limit_ns >= RETRY_NS:
+            self._convert()
+            self._keep_limit()
+        if account is not None:
+            self._write_run_file("running", account, extra)
+
+    def close(
+        self, now_ns: int, account: Account, extra: dict[str, Any] | None = None, *, convert: bool = True
+    ) -> None:
+        """Write the rest and the final run file, and convert, waiting for that up to the limit of the settings.
+
+        What is not converted then is read by `compare` as it is, and converted at the next start. Never raises.
+        """
+        self._now_ns = now_ns
+        self._retry_ns = 0
+        self._write_rows()
+        self._close_spool()
+        self._write_run_file("ended", account, extra)
+        self._await_converter()  # one that began earlier found our spool in use
+        if convert:
+            self._convert()
+            self._await_converter()
+        self._keep_limit()
+
+    def _write_rows(self) -> None:
+        rows, exemplars = self._rows, self._exemplars
+        if not rows:
+            return
+        self._rows, self._exemplars = [], {}
+        if self._now_ns < self._retry_ns or self._over_limit:
+            self.counters.rows_lost += len(rows)
+            return
+        batch, refused = encode(rows, exemplars)
+        self.counters.rows_refused += refused
+        if batch is None:
+            return
+        try:
+            if self._spool is None:
+                self._open_spool()
+            assert self._spool is not None
+            self._spool.append(batch)
+        except OSError as error:
+            self.counters.rows_lost += batch.num_rows
+            self._failed(error)
+            return
+        self.counters.rows_written += batch.num_rows
+        self.problem = ""
+
+    def _open_spool(self) -> None:
+        self._spool = Spool(self._directory, f"{self._stem}-{self.counters.spools:05d}")
+        self._spool_since_ns = self._now_ns
+        self.counters.spools += 1
+
+    def _close_spool(self) -> None:
+        spool, self._spool = self._spool, None
+        self._exemplars_left = self._settings.exemplars
+        if spool is None:
+            return
+        try:
+            spool.close()
+        except OSError as error:
+            self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        """Writing failed: say so once, give up the spool (what is in it is whole) and try again later."""
+        self.counters.write_errors += 1
+        self.problem = f"recording to {self._directory}: {error.strerror}; rows are lost, and counted, until it works"
+        self._retry_ns = self._now_ns + RETRY_NS
+        self._close_spool()
+
+    def _rotate(self) -> None:
+        self._close_spool()
+        self._reap()
+        self._convert()
+
+    def _convert(self) -> None:
+        if self._converter is not None:
+            return  # it runs still; the next rotation, or the next start, takes what it misses
+        try:
+            self._converter = start_converter(self._directory)
+        except OSError:
+            self.counters.converter_failures += 1
+            self._keep_limit()
+
+    def _reap(self) -> None:
+        if self._converter is not None and self._converter.poll() is not None:
+            self._converter_ended(self._converter.returncode)
+
+    def _await_converter(self) -> None:
+        if self._converter is None:
+            return
+        try:
+            self._converter_ended(self._converter.wait(self._settings.convert_wait_seconds))
+        except subprocess.TimeoutExpired:
+            self._converter.kill()
+            self._converter_ended(self._converter.wait())
+
+    def _converter_ended(self, status: int) -> None:
+        self._converter = None
+        self.counters.converter_failures += status != 0
+        self._keep_limit()
+
+    def _write_run_file(self, state: str, account: Account, extra: dict[str, Any] | None) -> None:
+        file = self._run_file
+        file.state, file.updated_ns, file.account = state, self._now_ns, account
+        file.recording, file.extra = asdict(self.counters), extra or {}
+        try:
+            file.write(self._run_path, durable=state != "running")
+        except (OSError, ValueError, TypeError):
+            self.counters.write_errors += 1
+
+    def _keep_limit(self) -> None:
+        """Delete old files; stop writing while spools that nobody converts hold the directory above its limit."""
+        limit, self._limit_ns = self._settings.directory_bytes, self._now_ns
+        kept = delete_oldest(self._directory, limit, None if self._spool is None else self._spool.path)
+        self.counters.files_deleted += kept.files_deleted
+        self.counters.bytes_deleted += kept.bytes_deleted
+        self._over_limit = kept.other_bytes > limit
+        if self._over_limit:
+            self.problem = f"recording to {self._directory}: its limit is reached by spools that are not converted yet"
