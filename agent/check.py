@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from agent import config, privileges, settings
+from agent import config, privileges
 from agent.errors import ConfigError
+from agent.order import Order
 
 
 def check(path: Path) -> list[str]:
@@ -20,7 +21,7 @@ def check(path: Path) -> list[str]:
         )
     name, shadow = found.shadow
     if shadow.upstreams:
-        settings.balancer(found)
+        Order.of(found).balancer()
     user = privileges.service_user(found.user).pw_name
     lines = [
         f"{path}: valid",

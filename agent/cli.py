@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from replay.errors import ShadowtapError
 
@@ -32,13 +32,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+class _Version(argparse.Action):
+    """Looks the version up only when asked: the look-up costs the agent 4 MB."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *ignored: Any) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"shadowtap {version('shadowtap')}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="shadowtap",
         description="Mirrors a part of live HTTP traffic to a shadow host and says how the shadow compares.",
         epilog="Start with `shadowtap doctor`, then `shadowtap check -c FILE` and `shadowtap run -c FILE`.",
     )
-    parser.add_argument("--version", action="version", version=f"shadowtap {version('shadowtap')}")
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run",

@@ -95,6 +95,15 @@ class Recording(_Model):
     limit_mib: Annotated[int, Field(ge=1)] = 4096
     exemplars: Annotated[int, Field(ge=0, le=10_000)] = 20
 
+    def limits(self) -> dict[str, int]:
+        """As the fields of replay.recording.RecordingSettings."""
+        return {
+            "rotate_bytes": self.rotate_mib << 20,
+            "rotate_seconds": self.rotate_s,
+            "directory_bytes": self.limit_mib << 20,
+            "exemplars": self.exemplars,
+        }
+
 
 class Metrics(_Model):
     """The Prometheus endpoint; loopback only."""

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import agent
 from agent.config import Config
 from agent.errors import LoadError
+from agent.order import Order
 from replay.account import Account
 
 MESSAGE_LIMIT_BYTES = 65536
@@ -67,7 +69,9 @@ class Crew:
     """Every child of one service."""
 
     def __init__(self, config: Config, run: str, rings: list[int], user: str) -> None:
-        self._config = config
+        self._order = Order.of(config)
+        self._mark = config.mark
+        self._ring_bytes = config.capture.ring_bytes
         self._run = run
         self._rings = rings
         self._user = user
@@ -79,17 +83,18 @@ class Crew:
 
     def start_keeper(self, ifindex: int, programs: list[int]) -> None:
         """`programs`: to be attached as clsact filters, empty with TCX. LoadError when that fails."""
-        if not programs and not self._config.mark:
+        if not programs and not self._mark:
             return
         self._lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in self._rings]
         fds = [theirs.fileno(), *(pair[1].fileno() for pair in pairs)]
-        self._keeper = _start("agent.keeper", fds, fds)
+        # Without clsact the keeper needs the standard library only; leaving the rest out saves 2 MB.
+        self._keeper = _start("agent.keeper", fds, fds, options=[] if programs else ["-S"])
         theirs.close()
         for _, end in pairs:
             end.close()
         self._keeper_channels = [pair[0].detach() for pair in pairs]
-        order = {"user": self._user, "ifindex": ifindex, "mark": self._config.mark}
+        order = {"user": self._user, "ifindex": ifindex, "mark": self._mark}
         socket.send_fds(self._lifeline, [json.dumps(order).encode()], programs)
         self._lifeline.settimeout(KEEPER_START_S)
         try:
@@ -151,22 +156,24 @@ class Crew:
         worker = Worker(number, process, ours)
         worker.tell(
             {
-                "config": self._config.model_dump(mode="json"),
+                "order": self._order.as_json(),
                 "worker": number,
                 "run": self._run,
                 "user": self._user,
                 "parent": os.getpid(),
-                "ring_bytes": self._config.capture.ring_bytes,
+                "ring_bytes": self._ring_bytes,
             }
         )
         return worker
 
 
-def _start(module: str, arguments: list[int], inherit: list[int]) -> subprocess.Popen[bytes]:
+def _start(
+    module: str, arguments: list[int], inherit: list[int], options: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     """A child in a session of its own (a terminal's Ctrl-C is for the service alone) that finds this package."""
     root = str(Path(agent.__file__).parent.parent)
     return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        [sys.executable, *options, "-m", module, *map(str, arguments)],
         pass_fds=inherit,
         stdin=subprocess.DEVNULL,
         start_new_session=True,

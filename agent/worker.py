@@ -1,8 +1,8 @@
 """One worker: one ring, its flows, its replay connections and its recording, in one loop on one core.
 
-The service sends JSON messages on the channel: first the order (configuration, number, run), which agent.worker_start
-takes, then now and then the kernel's counters, at the end {"stop": true}. The worker answers with a report about once a
-second; the first says that it is ready, the last has "final".
+The service sends JSON messages on the channel: first the order, which agent.worker_start takes, then now and then the
+kernel's counters, at the end {"stop": true}. The worker answers with a report about once a second; the first says that
+it is ready, the last has "final".
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from agent import settings
 from agent.capture.ring import Ring
-from agent.config import Config
 from agent.http.pairing import Pairing
 from agent.keeper import MarkedSockets
 from agent.mirror import Mirror
+from agent.order import Order
 from agent.stream.flows import Flows
 from replay.client import Replayer
 from replay.exchange import Exchange
-from replay.recording import Recorder
+from replay.recording import Recorder, RecordingSettings
 
 TICK_S = 1.0
 MESSAGE_LIMIT_BYTES = 65536
@@ -35,17 +34,17 @@ class Worker:
     """Wires the stages together; all the work is theirs."""
 
     def __init__(
-        self, order: dict[str, Any], channel: socket.socket, ring: Ring, sockets: MarkedSockets | None
+        self, order: Order, number: int, run: str, channel: socket.socket, ring: Ring, sockets: MarkedSockets | None
     ) -> None:
-        self.config = Config.model_validate(order["config"])
-        self.number: int = order["worker"]
+        self.order = order
+        self.number = number
         self._channel = channel
         self._ring = ring
         self._sockets = sockets
-        self._flows = Flows(server_ports=frozenset(self.config.capture.ports))
-        self._pairing = Pairing(settings.http_limits(self.config))
-        self._recorder = self._open_recorder(order["run"])
-        self._mirror = Mirror(settings.selector(self.config), self._record if self._recorder else None)
+        self._flows = Flows(server_ports=frozenset(order.ports))
+        self._pairing = Pairing(order.http)
+        self._recorder = self._open_recorder(run)
+        self._mirror = Mirror(order.selector(), self._record if self._recorder else None)
         self._replayer: Replayer | None = None
         self._kernel: dict[str, Any] = {}  # the tap's counters, told by the service (to worker 0 only)
         self._stopping = asyncio.Event()
@@ -62,30 +61,21 @@ class Worker:
         await self._finish()
 
     def _start_replay(self) -> None:
-        name, shadow = self.config.shadow
-        if not shadow.upstreams or not shadow.enabled:
+        if not self.order.upstreams:
             return
         factory = self._sockets.factory if self._sockets else None
-        self._replayer = Replayer(
-            self._loop,
-            settings.balancer(self.config),
-            settings.replay_settings(self.config),
-            self._mirror.answered,
-            factory,
-        )
+        self._replayer = Replayer(self._loop, self.order.balancer(), self.order.replay, self._mirror.answered, factory)
         self._mirror.sender = self._replayer
 
     def _open_recorder(self, run: str) -> Recorder | None:
-        recording = self.config.recording
-        if recording is None:
+        if self.order.directory is None:
             return None
-        name, _ = self.config.shadow
         return Recorder(
-            recording.directory,
-            settings.recording_settings(recording),
+            self.order.directory,
+            RecordingSettings(**self.order.recording),
             run=run,
             worker=self.number,
-            shadow=name,
+            shadow=self.order.shadow,
             now_ns=time.time_ns(),
         )
 
@@ -98,7 +88,7 @@ class Worker:
         if self._stopping.is_set():
             return
         more = self._read_ring(BATCHES_A_POLL)
-        self._loop.call_later(0 if more else self.config.capture.poll_ms / 1000, self._poll)
+        self._loop.call_later(0 if more else self.order.poll_s, self._poll)
 
     def _read_ring(self, batches: int) -> bool:
         """True when there is more."""
@@ -131,7 +121,7 @@ class Worker:
         for ready, finished in (self._pairing.feed(self._flows.finish()), self._pairing.finish()):
             self._mirror.take(ready, finished, self._pairing.seen)
         if self._replayer is not None:
-            await self._replayer.drain(self.config.stop_timeout_s)
+            await self._replayer.drain(self.order.stop_timeout_s)
         if self._recorder is not None:
             self._recorder.close(time.time_ns(), self._mirror.account, self._extra())
         self._report(final=True)

@@ -12,13 +12,13 @@ import os
 import signal
 import socket
 import sys
-from typing import Any
 
 import uvloop
 
 from agent import privileges
 from agent.capture.ring import Ring
 from agent.keeper import MarkedSockets
+from agent.order import Order
 from replay.lean import lean_arrow
 
 MESSAGE_LIMIT_BYTES = 65536
@@ -31,19 +31,19 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel_fd, ring_fd, keeper_fd = map(int, sys.argv[1:4])
     channel = socket.socket(fileno=channel_fd)
-    order = json.loads(channel.recv(MESSAGE_LIMIT_BYTES))
+    message = json.loads(channel.recv(MESSAGE_LIMIT_BYTES))
     channel.setblocking(False)
-    capture = order["config"]["capture"]
-    ring = Ring(ring_fd, order["ring_bytes"])
+    order = Order.from_json(message["order"])
+    ring = Ring(ring_fd, message["ring_bytes"])
     os.close(ring_fd)
-    lower_priority(capture["nice"], capture["scheduler"])
-    privileges.drop(privileges.service_user(order["user"]))
+    lower_priority(order.nice, order.scheduler)
+    privileges.drop(privileges.service_user(message["user"]))
     privileges.die_with_parent()
-    if os.getppid() != order["parent"]:
+    if os.getppid() != message["parent"]:
         return  # the service died before it could be seen dying
     sockets = MarkedSockets(socket.socket(fileno=keeper_fd)) if keeper_fd >= 0 else None
     lean_arrow()
-    uvloop.run(_work(order, channel, ring, sockets))
+    uvloop.run(_work(order, message["worker"], message["run"], channel, ring, sockets))
 
 
 def lower_priority(nice: int, scheduler: str) -> None:
@@ -53,10 +53,12 @@ def lower_priority(nice: int, scheduler: str) -> None:
         os.sched_setscheduler(0, _SCHEDULERS[scheduler], os.sched_param(0))
 
 
-async def _work(order: dict[str, Any], channel: socket.socket, ring: Ring, sockets: MarkedSockets | None) -> None:
+async def _work(
+    order: Order, number: int, run: str, channel: socket.socket, ring: Ring, sockets: MarkedSockets | None
+) -> None:
     from agent.worker import Worker  # only now: pyarrow is to be imported without numpy (replay.lean)
 
-    worker = Worker(order, channel, ring, sockets)
+    worker = Worker(order, number, run, channel, ring, sockets)
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)  # exchanges form no cycles; looking for some at the usual pace is work for nothing
     await worker.run()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,9 +26,8 @@ import pyarrow.parquet as pq
 
 from replay.errors import RecordingError
 from replay.schema import TORN_KEY, version_of
-from replay.spool import NEW_SUFFIX, SPOOL_SUFFIX, SpoolReader
+from replay.spool import NEW_SUFFIX, PARQUET_SUFFIX, SPOOL_SUFFIX, SpoolReader
 
-PARQUET_SUFFIX = ".parquet"
 PART_SUFFIX = ".part"  # a Parquet file being written
 BAD_SUFFIX = ".unreadable"  # a spool without a readable schema, kept for a person
 ROW_GROUP_ROWS = 32_768
@@ -145,17 +143,6 @@ def drop_stale(directory: Path, now_seconds: float) -> None:
                 path.unlink()
         except OSError:
             continue
-
-
-def start_converter(directory: Path) -> subprocess.Popen[bytes]:
-    """Run `recover` in a process of its own; OSError if it cannot be started. The caller waits for it or polls it."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "replay.convert", str(directory)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    )
 
 
 def main(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""The errors that bad set-up raises; the command line prints them as one line. Bad traffic never raises: it is counted."""
+"""The errors that bad set-up raises, which the command line prints as one line. Bad traffic is counted instead."""
 
 
 class ShadowtapError(Exception):

@@ -18,7 +18,7 @@ from typing import Any
 
 from replay.account import Account
 from replay.batch import encode
-from replay.convert import start_converter
+from replay.converter import start_converter
 from replay.errors import RecordingError
 from replay.exchange import Exchange, Fate, Outcome
 from replay.retention import delete_oldest

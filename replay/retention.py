@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from replay.convert import PARQUET_SUFFIX
+from replay.spool import PARQUET_SUFFIX
 
 
 class Kept(NamedTuple):

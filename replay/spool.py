@@ -18,6 +18,7 @@ import pyarrow.ipc  # loads what `import pyarrow` alone may not
 from replay.schema import SCHEMA
 
 SPOOL_SUFFIX = ".arrows"
+PARQUET_SUFFIX = ".parquet"  # what a spool becomes (replay.convert)
 NEW_SUFFIX = ".new"
 FILE_MODE = 0o640
 

@@ -139,15 +139,12 @@ class Flows:
         if segment.length:
             if not flow.carries_data:
                 self._activate(flow, segment.t_ns, out)
-            if flow.muted:
-                self._mute_along(half, segment, seq, out)
-                return
         elif not flags & FIN:
             self._reassembly.resume(flow, segment.t_ns, out)
             return
         if flow.muted:
             self._mute_along(half, segment, seq, out)
-        else:
+        elif not flow.closed:  # as the one that makes room for itself, when times go backwards
             self._reassembly.add(half, segment, seq, out)
 
     def _mute_along(self, half: Half, segment: Segment, seq: int, out: list[Event]) -> None:

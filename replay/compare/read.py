@@ -12,11 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replay.convert import PARQUET_SUFFIX
 from replay.errors import RecordingError
 from replay.runfile import RUN_SUFFIX, RunFile, read_run_file
 from replay.schema import TORN_KEY, adapt, version_of
-from replay.spool import SPOOL_SUFFIX, SpoolReader
+from replay.spool import PARQUET_SUFFIX, SPOOL_SUFFIX, SpoolReader
 
 BATCH_ROWS = 65_536
 
