@@ -1,4 +1,4 @@
-"""Starts the process that converts spools. Apart from `replay.convert`, which loads 5 MB that only that process needs."""
+"""Starts the process that converts spools. Not in `replay.convert`, which loads 5 MB that only that process needs."""
 
 from __future__ import annotations
 

@@ -1,0 +1,307 @@
+"""`shadowtap replay`: the pipeline over a capture file, with the requests sent on in their original spacing.
+
+The same stages as the live worker, put together without a ring; nothing is ever dropped for want of room here, the
+reading of the file waits instead (and how late that made requests is told).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import uvloop
+
+from agent.capture.layout import PPM
+from agent.capture.pcap import PcapSource
+from agent.capture.segment import Segment
+from agent.errors import CaptureError, ConfigError
+from agent.export import as_line
+from agent.http.limits import HttpLimits
+from agent.http.pairing import Pairing
+from agent.mirror import Mirror
+from agent.offline import read_exchanges
+from agent.order import Order
+from agent.select import sampling
+from agent.stream.flows import Flows
+from replay.client import Replayer
+from replay.exchange import Dropped, Exchange, Request
+from replay.recording import Recorder, RecordingSettings, new_run_id
+from replay.schedule import Schedule
+from replay.settings import ReplaySettings
+
+QUEUE_ENTRIES = 256  # short: what waits here waits in the schedule anyway
+QUEUE_TIMEOUT_S = 3600.0  # never give a request up because the shadow is slow: the file can wait
+DRAIN_LIMIT_S = 60.0
+PROGRESS_MIN_BYTES = 8 << 20  # shorter files are read before a bar is worth drawing
+SAMPLED_KEYS_MAX = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks for. `speed` None is as fast as possible."""
+
+    capture: Path
+    order: Order
+    speed: float | None = 1.0
+    export: Path | None = None
+    share_ppm: int = PPM
+    seed: int = 0
+    as_json: bool = False
+    progress: bool = field(default=False)
+
+
+def options_from(arguments: argparse.Namespace) -> Options:
+    """Check the command line; ConfigError names the option."""
+    if bool(arguments.to) == arguments.dry_run:
+        raise ConfigError("replay: say where to, with --to http://HOST:PORT, or that nothing is to be sent: --dry-run")
+    order = Order(
+        upstreams=tuple(_upstream(text) for text in arguments.to),
+        methods=tuple(arguments.methods.split(",")),
+        ports=tuple(_ports(arguments.ports)),
+        http=HttpLimits(body_limit_bytes=arguments.body_limit, hash_bodies=arguments.hash_bodies),
+        replay=ReplaySettings(
+            timeout_s=arguments.timeout,
+            max_connections=arguments.max_connections,
+            queue_entries=QUEUE_ENTRIES,
+            queue_timeout_s=QUEUE_TIMEOUT_S,
+            body_limit_bytes=arguments.body_limit,
+        ),
+        recording_directory=str(arguments.record) if arguments.record else None,
+    )
+    if not 0 <= arguments.percentage <= 100:
+        raise ConfigError(f"replay: --percentage {arguments.percentage}: a number from 0 to 100")
+    return Options(
+        capture=arguments.capture,
+        order=order,
+        speed=_speed(arguments.speed),
+        export=arguments.export,
+        share_ppm=round(arguments.percentage * PPM / 100),
+        seed=arguments.seed,
+        as_json=arguments.json,
+        progress=not arguments.quiet and sys.stderr.isatty(),
+    )
+
+
+def _upstream(text: str) -> str:
+    if text.startswith("https://"):
+        raise ConfigError(f"replay: --to {text}: TLS to the shadow is not there yet; give http://HOST:PORT")
+    host = text.removeprefix("http://").rstrip("/")
+    if "/" in host:
+        raise ConfigError(f"replay: --to {text}: without a path, requests keep their own; give http://HOST:PORT")
+    return host if ":" in host.rpartition("]")[2] else f"{host}:80"
+
+
+def _ports(text: str) -> list[int]:
+    parts = [part for part in text.split(",") if part]
+    if any(not part.isdigit() or not 0 < int(part) < 65536 for part in parts):
+        raise ConfigError(f"replay: --ports {text}: port numbers with commas between, like 80,8080")
+    return [int(part) for part in parts]
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise ConfigError(f"replay: --speed {text}: a positive number, or max")
+    return speed
+
+
+class SampledSource:
+    """A capture file reduced to the connections that the live agent would take with the same share and seed."""
+
+    def __init__(self, source: PcapSource, share_ppm: int, seed: int) -> None:
+        self._source = source
+        self._share_ppm = share_ppm
+        self._seed = seed
+        self._taken: dict[bytes, bool] = {}
+
+    @property
+    def now_ns(self) -> int:
+        """Capture time of the last packet read."""
+        return self._source.now_ns
+
+    def batches(self) -> Iterator[list[Segment]]:
+        """The source's batches without the segments of other connections."""
+        if self._share_ppm >= PPM:
+            yield from self._source.batches()
+            return
+        for batch in self._source.batches():
+            yield [segment for segment in batch if self._takes(segment.key)]
+
+    def _takes(self, key: bytes) -> bool:
+        taken = self._taken.get(key)
+        if taken is None:
+            if len(self._taken) >= SAMPLED_KEYS_MAX:
+                self._taken.clear()  # only a cache: the hash gives the same answer again
+            taken = self._taken[key] = sampling.sampled(sampling.flow_hash(key, self._seed), self._share_ppm)
+        return taken
+
+
+class Playback:
+    """One run over one file."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        order = options.order
+        self._source = PcapSource(options.capture)
+        self._flows = Flows(server_ports=frozenset(order.ports))
+        self._pairing = Pairing(order.http)
+        self._recorder = self._open_recorder()
+        self._flushed_s = time.monotonic()
+        self.mirror = Mirror(order.selector(), self._record if self._recorder else None)
+        self.schedule: Schedule[Exchange] = Schedule(options.speed)
+        self._upstreams: frozenset[str] = frozenset()
+        self._export: IO[str] | None = None
+        self._progress = _Progress(self._source) if options.progress else None
+
+    def run(self) -> int:
+        """Exit status 0; the account is on stdout."""
+        with self._source, self._exporting(), self._progress or nullcontext():
+            if self.options.order.upstreams:
+                uvloop.run(self._replay())
+            else:
+                for _ in self._exchanges():
+                    pass
+        self._close_recorder()
+        print(json.dumps(self._result(), indent=2) if self.options.as_json else "\n".join(self._lines()))
+        return 0
+
+    def submit(self, request: Request, token: object) -> Dropped | None:
+        """The mirror's sender: into the schedule, from where it goes to the replay client when it is due."""
+        assert isinstance(token, Exchange)
+        if token.server in self._upstreams:
+            raise CaptureError(
+                f"{self.options.capture}: {token.server} is production in this capture and cannot be the shadow: "
+                "give another address with --to"
+            )
+        self.schedule.add(request.t_first_ns, token, len(request.head) + len(request.wire_body or request.body))
+        return None
+
+    async def _replay(self) -> None:
+        order = self.options.order
+        balancer = order.balancer()
+        self._upstreams = frozenset(upstream.name for upstream in balancer.upstreams)
+        replayer = Replayer(asyncio.get_running_loop(), balancer, order.replay, self.mirror.answered)
+        self.mirror.sender = self
+        for _ in self._exchanges():
+            while self.schedule.full:
+                await self._send_due(replayer)
+            await asyncio.sleep(0)
+        while len(self.schedule):
+            await self._send_due(replayer)
+        await replayer.drain(DRAIN_LIMIT_S)
+
+    async def _send_due(self, replayer: Replayer) -> None:
+        wait_s = self.schedule.wait_s(time.monotonic())
+        if wait_s:
+            self._flush()
+            await asyncio.sleep(min(wait_s, 1.0))
+        for exchange in self.schedule.take(time.monotonic()):
+            request = exchange.request
+            assert request is not None
+            await replayer.room(len(request.head) + len(request.wire_body or request.body))
+            dropped = replayer.submit(request, exchange)
+            if dropped is not None:
+                self.mirror.answered(exchange, dropped)
+
+    def _exchanges(self) -> Iterator[None]:
+        """Drive the pipeline; control comes back after each batch."""
+        sampled = SampledSource(self._source, self.options.share_ppm, self.options.seed)
+        for ready, finished in read_exchanges(sampled, self._flows, self._pairing):
+            self.mirror.take(ready, finished, self._pairing.seen)
+            if self._export is not None and finished:
+                self._export.write("".join(as_line(exchange) + "\n" for exchange in finished))
+            self._flush()
+            if self._progress is not None:
+                self._progress.update()
+            yield
+
+    def _exporting(self) -> AbstractContextManager[Any]:
+        path = self.options.export
+        if path is None:
+            return nullcontext()
+        try:
+            self._export = path.open("w")
+        except OSError as error:
+            raise CaptureError(f"--export {path}: {error.strerror}: choose a file that can be written") from None
+        return self._export
+
+    def _open_recorder(self) -> Recorder | None:
+        directory = self.options.order.directory
+        if directory is None:
+            return None
+        now_ns = time.time_ns()
+        run = new_run_id(now_ns)
+        return Recorder(directory, RecordingSettings(), run=run, worker=0, shadow="shadow", now_ns=now_ns)
+
+    def _record(self, exchange: Exchange) -> None:
+        assert self._recorder is not None and exchange.fate is not None
+        self._recorder.add(exchange, exchange.fate, exchange.reason, exchange.outcome)
+
+    def _flush(self) -> None:
+        if self._recorder is not None and time.monotonic() >= self._flushed_s + 1:
+            self._flushed_s = time.monotonic()
+            self._recorder.flush(time.time_ns(), self.mirror.account, self._extra())
+
+    def _close_recorder(self) -> None:
+        if self._recorder is not None:
+            self._recorder.close(time.time_ns(), self.mirror.account, self._extra())
+
+    def _extra(self) -> dict[str, Any]:
+        return {"capture": asdict(self._source.counters)}
+
+    def _result(self) -> dict[str, Any]:
+        return {
+            "account": self.mirror.account.as_dict(),
+            "capture": asdict(self._source.counters),
+            "streams": asdict(self._flows.counters),
+            "http": asdict(self._pairing.counters),
+            "lateness": asdict(self.schedule.lateness),
+            "problem": self._source.problem,
+        }
+
+    def _lines(self) -> list[str]:
+        counters = {name: count for name, count in asdict(self._source.counters).items() if count}
+        lines = ["account of requests", *self.mirror.account.lines(), "", f"packets in {self.options.capture}"]
+        lines += [f"  {name:<15}{count:>12}" for name, count in counters.items()]
+        if self._source.problem:
+            lines.append(f"  the file is damaged: {self._source.problem}; what stands before that was read")
+        if self.options.order.upstreams and self.options.speed is not None:
+            lines += ["", self.schedule.lateness.line()]
+        return lines
+
+
+class _Progress:
+    """A bar on stderr, by bytes of the file read."""
+
+    def __init__(self, source: PcapSource) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._source = source
+        self._bar = Progress(
+            console=Console(stderr=True), transient=True, disable=source.size_bytes < PROGRESS_MIN_BYTES
+        )
+        self._task = self._bar.add_task(source.path.name, total=source.size_bytes)
+
+    def __enter__(self) -> None:
+        self._bar.start()
+
+    def __exit__(self, *ignored: object) -> None:
+        self._bar.stop()
+
+    def update(self) -> None:
+        """Show how far the reading has come."""
+        self._bar.update(self._task, completed=self._source.read_bytes)
