@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
-from agent.capture.pcap import PcapSource
+from agent.capture.segment import Segment
 from agent.http.pairing import Pairing
 from agent.stream.flows import Flows
 from replay.exchange import Exchange
@@ -12,8 +13,19 @@ from replay.exchange import Exchange
 EXPIRE_EVERY_NS = 1_000_000_000  # of capture time
 
 
+class Source(Protocol):
+    """A capture file, or a part of one."""
+
+    @property
+    def now_ns(self) -> int:
+        """Capture time of the last packet read."""
+
+    def batches(self) -> Iterator[list[Segment]]:
+        """Segments in file order."""
+
+
 def read_exchanges(
-    source: PcapSource, flows: Flows, pairing: Pairing
+    source: Source, flows: Flows, pairing: Pairing
 ) -> Iterator[tuple[list[Exchange], list[Exchange]]]:
     """Yield (ready, finished) for each batch of packets, and for the end of the capture."""
     expire_at_ns = 0

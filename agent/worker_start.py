@@ -6,12 +6,14 @@ It gives up every privilege before it looks at the first byte of anybody's traff
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
 import signal
 import socket
 import sys
+from typing import Any
 
 import uvloop
 
@@ -58,10 +60,18 @@ async def _work(
 ) -> None:
     from agent.worker import Worker  # only now: pyarrow is to be imported without numpy (replay.lean)
 
+    asyncio.get_running_loop().set_exception_handler(_die)
     worker = Worker(order, number, run, channel, ring, sockets)
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)  # exchanges form no cycles; looking for some at the usual pace is work for nothing
     await worker.run()
+
+
+def _die(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An exception in a callback is our bug: show it and end, so that the service starts a new worker. The loop would
+    otherwise go on without the callback, and a worker that no longer reads its ring looks alive."""
+    loop.default_exception_handler(context)
+    os._exit(1)
 
 
 if __name__ == "__main__":

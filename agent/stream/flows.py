@@ -103,7 +103,7 @@ class Flows:
         if half is None or (flags & SYN and self._begins_anew(half, segment)):
             if half is not None:
                 self._replace(half.flow, segment.t_ns, out)
-            half = self._open(segment)
+            half = self._open(segment, out)
             if half is None:
                 return
         flow = half.flow
@@ -192,7 +192,7 @@ class Flows:
         self.counters.resets += 1
         self._end(half.flow, EndReason.RST, segment.t_ns, out)
 
-    def _open(self, segment: Segment) -> Half | None:
+    def _open(self, segment: Segment, out: list[Event]) -> Half | None:
         flags = segment.flags
         if flags & RST or not (segment.length or flags & SYN):
             self.counters.unopened += 1
@@ -207,8 +207,7 @@ class Flows:
                 flow.client = half if to else half.peer
         if (surplus := self._table.surplus_embryonic()) is not None:
             self.counters.evicted_embryonic += 1
-            self._table.close(surplus, segment.t_ns)
-            self._forget(segment.t_ns)
+            self._end(surplus, EndReason.EVICTED, segment.t_ns, out)
         return half
 
     def _activate(self, flow: Flow, t_ns: int, out: list[Event]) -> None:
