@@ -55,6 +55,14 @@ def _may_enter(user: pwd.struct_passwd, directory: Path) -> bool:
     return bool(found.st_mode & (stat.S_IXGRP if user.pw_gid == found.st_gid else stat.S_IXOTH))
 
 
+def may_write(user: pwd.struct_passwd, directory: Path) -> bool:
+    """Whether `user`, without capabilities, may make files in the directory (going by its mode)."""
+    found = directory.stat()
+    if user.pw_uid == found.st_uid:
+        return bool(found.st_mode & stat.S_IWUSR)
+    return bool(found.st_mode & (stat.S_IWGRP if user.pw_gid == found.st_gid else stat.S_IWOTH))
+
+
 def drop(user: pwd.struct_passwd, keep: Sequence[int] = ()) -> None:
     """Become `user` with exactly the capabilities in `keep`, and make sure nothing can be gained again.
 

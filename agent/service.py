@@ -45,20 +45,20 @@ class Service:
 
     def run(self) -> int:
         """Exit status: 0 after an orderly end, 1 when a worker kept dying."""
-        tap, crew = self._start()
-        metrics = MetricsServer(self.config.metrics.address, self._snapshot) if self.config.metrics else None
-        self._tap, self._crew = tap, crew
+        self._start()
         privileges.drop(self._user)
+        self._say(f"ready: {self._describe()}")
         try:
             healthy = self._serve()
         finally:
-            tap.stop()
+            self._tap.stop()
         self._finish()
-        if metrics is not None:
-            metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
         return 0 if healthy else 1
 
-    def _start(self) -> tuple[Tap, Crew]:
+    def _start(self) -> None:
+        """Everything that needs privilege. Nothing is copied before all of it has worked."""
         capture = self.config.capture
         if os.geteuid() != 0:
             raise LoadError(
@@ -69,39 +69,42 @@ class Service:
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         order = order_for(capture.interface, capture.workers, capture.ring_bytes, capture.attach)
-        tap = Tap.load(order)
-        programs = tap.programs[: 1 if order.loopback else 2] if tap.attached == "none" else []
-        crew = Crew(self.config, _run_id(), tap.rings, self._user.pw_name)
+        self._tap = Tap.load(order)
+        self._crew = Crew(self.config, _run_id(), self._tap.rings, self._user.pw_name)
         try:
-            crew.start_keeper(order.ifindex, programs)
-            crew.start_workers()
-            self._await_workers(crew)
+            self._crew.start_keeper(order.ifindex, self._tap.unattached)
+            self._crew.start_workers()
+            self._await_workers(self._crew)
+            self._metrics = MetricsServer(self.config.metrics.address, self._snapshot) if self.config.metrics else None
         except BaseException:
-            crew.end()
-            tap.close()
+            self._crew.end()
+            self._tap.close()
             raise
-        tap.watch(capture.ports)
-        tap.arm(self._control(), capture.lease_ms * 1_000_000)
-        how = "clsact" if programs else "TCX"
-        self._say(f"ready: {self._describe()} ({how}, {capture.workers} worker{'s' * (capture.workers > 1)})")
-        return tap, crew
+        self._tap.watch(capture.ports)
+        self._tap.arm(self._control(), capture.lease_ms * 1_000_000)
 
     def _describe(self) -> str:
         capture = self.config.capture
         name, shadow = self.config.shadow
         ports = ", ".join(map(str, capture.ports))
         target = f"to shadow {name} ({', '.join(shadow.upstreams)})" if shadow.upstreams else "captured only"
-        return f"{shadow.percentage:g} % of the {shadow.sample_by}s on {capture.interface} port {ports} {target}"
+        share = f"{shadow.percentage:g} % of the {shadow.sample_by}s on {capture.interface} port {ports}"
+        how = "TCX" if self._tap.attached == "tcx" else "clsact"
+        return f"{share} {target} ({how}, {capture.workers} worker{'s' * (capture.workers > 1)})"
 
     def _prepare_directory(self) -> None:
         if self.config.recording is None:
             return
         directory = self.config.recording.directory
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            os.chown(directory, self._user.pw_uid, self._user.pw_gid)
+            if not directory.exists():
+                directory.mkdir(parents=True)
+                os.chown(directory, self._user.pw_uid, self._user.pw_gid)  # one that was there keeps its owner
         except OSError as error:
             raise LoadError(f"recording.directory {directory}: {error.strerror}: choose one that can be made") from None
+        if not directory.is_dir() or not privileges.may_write(self._user, directory):
+            who = self._user.pw_name
+            raise LoadError(f"recording.directory {directory}: user {who} cannot write there: chown {who} {directory}")
 
     def _control(self) -> Control:
         capture = self.config.capture

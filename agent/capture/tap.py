@@ -92,6 +92,13 @@ class Tap:
                 raise LoadError(_explain(answer["error"], log.read().decode(errors="replace")))
         return cls(order, answer["attached"], fds)
 
+    @property
+    def unattached(self) -> list[int]:
+        """Programs (ingress, egress) that still need a clsact filter; empty with TCX. Loopback needs ingress alone."""
+        if self.attached == "tcx":
+            return []
+        return self.programs[:1] if self.order.loopback else self.programs
+
     def watch(self, ports: Iterable[int]) -> None:
         """Set the server ports (all others are cleared)."""
         words = array.array("Q", bytes(PORT_WORDS * 8))
