@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from dpkt import pcap
 
@@ -87,17 +88,21 @@ class PcapSource:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _unpacked(self) -> IO[bytes]:
+    def _unpacked(self) -> BufferedReader | gzip.GzipFile:
         packed = self._raw.read(2) == _GZIP
         self._raw.seek(0)
-        return gzip.GzipFile(fileobj=self._raw) if packed else self._raw  # type: ignore[return-value]
+        return gzip.GzipFile(fileobj=self._raw) if packed else self._raw
 
     def _read(self, size: int) -> bytes:
+        """Up to `size` bytes; less only at the end, or where the file is damaged."""
+        pieces: list[bytes] = []
         try:
-            return self._file.read(size)
+            while size > 0 and (piece := self._file.read1(size)):  # unlike read, it loses nothing before an error
+                pieces.append(piece)
+                size -= len(piece)
         except (EOFError, OSError, zlib.error) as error:
             self._note(f"cannot be read further ({error})")
-            return b""
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _recognise(self) -> PcapWalker | PcapngWalker:
         magic = self._start[:4]

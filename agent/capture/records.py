@@ -88,25 +88,26 @@ class PcapngWalker:
         self._groups = []
         at = 0
         while at + 12 <= len(buffer):
-            if buffer[at : at + 4] == b"\x0a\x0d\x0d\x0a":
-                self._section(buffer, at)
+            known = buffer[at : at + 4] != b"\x0a\x0d\x0d\x0a" or self._section(buffer, at)
             kind, size = struct.unpack_from(self._order + "II", buffer, at)
-            if size < 12 or size & 3 or size > MAX_RECORD_BYTES:
+            if not known or size < 12 or size & 3 or size > MAX_RECORD_BYTES:
                 if at:
                     break
-                raise BrokenFile(f"a block claims {size} bytes")
+                raise BrokenFile(f"a block claims {size} bytes" if known else "a section header without byte order")
             if at + size > len(buffer):
                 break
             self._block(kind, buffer, at, at + size)
             at += size
         return at, self._groups
 
-    def _section(self, buffer: bytes, at: int) -> None:
+    def _section(self, buffer: bytes, at: int) -> bool:
+        """Take over the byte order of a section; False if it has none."""
         magic = int.from_bytes(buffer[at + 8 : at + 12], "little")
         if magic not in (pcapng.BYTE_ORDER_MAGIC, pcapng.BYTE_ORDER_MAGIC_LE):
-            raise BrokenFile("a section header without byte order")
+            return False
         self._order = "<" if magic == pcapng.BYTE_ORDER_MAGIC else ">"
         self._interfaces = []
+        return True
 
     def _block(self, kind: int, buffer: bytes, at: int, end: int) -> None:
         if kind == pcapng.PCAPNG_BT_EPB and end - at >= 32:

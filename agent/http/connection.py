@@ -15,6 +15,8 @@ from replay.exchange import Exchange, Incomplete, Request, Response
 if TYPE_CHECKING:
     from agent.http.pairing import Pairing
 
+GONE = object()  # in place of a half's reader once its End was seen
+
 
 class Connection:
     """`open` holds the exchanges that wait for their response, the oldest first; the last of them may be `reading`,
@@ -37,8 +39,12 @@ class Connection:
         self.reading: Exchange | None = None
         self.requests = RequestReader(self, pairing.budget, client.from_start)
         self.responses = ResponseReader(self, pairing.budget, client.peer.from_start)
-        client.reader = self.requests
-        client.peer.reader = self.responses
+        if client.reader is not GONE:
+            client.reader = self.requests
+        if client.peer.reader is GONE:
+            self._ended = True
+        else:
+            client.peer.reader = self.responses
 
     # Called by the request reader.
 

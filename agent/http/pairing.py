@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.http.connection import Connection
+from agent.http.connection import GONE, Connection
 from agent.http.content import Budget
 from agent.http.limits import HttpCounters, HttpLimits
 from agent.http.reader import Reader
@@ -54,13 +54,15 @@ class Pairing:
                     if reader is None:
                         continue
                 reader.feed(event[3], event[2])
-            elif reader is None:
-                continue
             elif event.__class__ is Gap:
-                reader.gap(event[3])
+                if reader is not None:
+                    reader.gap(event[3])
+                else:
+                    half.from_start = False  # what comes first is not the first message: as if joined in the middle
             else:
-                reader.connection.end_half(half, event[3])
-                half.reader = None
+                if reader is not None:
+                    reader.connection.end_half(half, event[3])
+                half.reader = GONE
         return self._take()
 
     def expire(self, now_ns: int) -> tuple[list[Exchange], list[Exchange]]:

@@ -83,7 +83,7 @@ def peak_rss_bytes(pid: int) -> int:
 
 def in_namespace(netns: str) -> list[int]:
     """The processes whose network namespace is that of the file."""
-    inode = os.stat(netns).st_ino
+    inode = Path(netns).stat().st_ino
     found = []
     for link in Path("/proc").glob("[0-9]*/ns/net"):
         try:
@@ -97,7 +97,7 @@ def in_namespace(netns: str) -> list[int]:
 def put_last(pids: Iterable[int]) -> None:
     """Let the processes run only when nothing else wants the CPU, or nearly so.
 
-    Where the kernel groups processes by session (autogroup), the nice value of the group counts, not that of the process.
+    Where the kernel groups processes by session (autogroup), the group's nice value counts, not the process's own.
     """
     for pid in pids:
         os.setpriority(os.PRIO_PROCESS, pid, 19)

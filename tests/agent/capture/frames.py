@@ -9,6 +9,7 @@ from typing import Any
 
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from agent.capture.pcap import PcapSource
@@ -19,6 +20,11 @@ KEY_V4 = bytes((10, 0, 0, 1, 192, 0, 2, 80, 0x9C, 0x40, 0, 80))
 KEY_V6 = bytes.fromhex("20010db8000000000000000000000001" "20010db8000000000000000000000002" "9c400050")
 SECONDS, NANOS = 1_700_000_000, 123_456_789
 T_NS = SECONDS * 1_000_000_000 + NANOS
+
+
+def ether(**fields: Any) -> Packet:
+    """An Ethernet header. Addresses are given, as scapy would otherwise ask the network for them."""
+    return Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02", **fields)
 
 
 def tcp(payload: bytes = PAYLOAD, **fields: Any) -> Packet:

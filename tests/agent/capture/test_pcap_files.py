@@ -8,13 +8,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from scapy.layers.l2 import Ether
-
 from agent.capture.pcap import PcapSource
 from agent.errors import CaptureError
-from tests.agent.capture.frames import KEY_V4, NANOS, PAYLOAD, SECONDS, T_NS, ip4, pcap, read, tcp
+from tests.agent.capture.frames import KEY_V4, NANOS, PAYLOAD, SECONDS, T_NS, ether, ip4, pcap, read, tcp
 
-FRAME = bytes(Ether() / ip4())
+FRAME = bytes(ether() / ip4())
 
 
 def block(kind: int, body: bytes, order: str = "<") -> bytes:
@@ -99,7 +97,7 @@ def test_pcapng_simple_and_obsolete_packet_blocks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("buffer_bytes", [1, 7, 64, 1000])
 def test_any_buffer_size(tmp_path: Path, buffer_bytes: int) -> None:
-    frames = [bytes(Ether() / ip4(tcp(PAYLOAD + b"x" * n))) for n in range(20)]
+    frames = [bytes(ether() / ip4(tcp(PAYLOAD + b"x" * n))) for n in range(20)]
     expected = read(tmp_path, pcap(frames))[0]
     assert len(expected) == 20 and read(tmp_path, pcap(frames), buffer_bytes=buffer_bytes)[0] == expected
     blocks = section() + interface() + b"".join(packet(f, T_NS // 1000) for f in frames)
@@ -142,7 +140,7 @@ def test_truncated_file_ends_with_what_was_readable(tmp_path: Path, left: int) -
 
 def test_truncated_gzip(tmp_path: Path) -> None:
     random = Random(1)
-    frames = [bytes(Ether() / ip4(tcp(random.randbytes(500)))) for _ in range(300)]
+    frames = [bytes(ether() / ip4(tcp(random.randbytes(500)))) for _ in range(300)]
     packed = gzip.compress(pcap(frames))
     segments, source = read(tmp_path, packed[: len(packed) // 2])
     assert 0 < len(segments) < 300 and source.counters.problems >= 1

@@ -18,13 +18,13 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrRouting,
     fragment6,
 )
-from scapy.layers.l2 import ARP, GRE, LLC, SNAP, CookedLinux, CookedLinuxV2, Dot1Q, Ether
+from scapy.layers.l2 import ARP, GRE, LLC, SNAP, CookedLinux, CookedLinuxV2, Dot1Q
 from scapy.layers.ppp import PPP, PPPoE
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 from agent.capture.segment import KEY_V6_BYTES
-from tests.agent.capture.frames import KEY_V4, KEY_V6, PAYLOAD, ip4, ip6, pcap, read, tcp
+from tests.agent.capture.frames import KEY_V4, KEY_V6, PAYLOAD, ether, ip4, ip6, pcap, read, tcp
 
 INNER = [(ip4, KEY_V4, 0x0800), (ip6, KEY_V6, 0x86DD)]
 VLAN_5, VLAN_7 = b"\x00\x05", b"\x00\x07"
@@ -43,14 +43,14 @@ def radio(inner: Packet, ethertype: int, qos: bool) -> bytes:
 
 def eth(packet: Packet) -> bytes:
     """Ethernet around a packet."""
-    return bytes(Ether() / packet)
+    return bytes(ether() / packet)
 
 
 FRAMES = {
     "ethernet": (1, lambda p, e: eth(p), b""),
     "vlan": (1, lambda p, e: eth(Dot1Q(vlan=5) / p), VLAN_5),
     "priority": (1, lambda p, e: eth(Dot1Q(vlan=5, prio=6) / p), VLAN_5),
-    "qinq": (1, lambda p, e: bytes(Ether(type=0x88A8) / Dot1Q(vlan=5, type=0x8100) / Dot1Q(vlan=7) / p), VLAN_5 + VLAN_7),
+    "qinq": (1, lambda p, e: bytes(ether(type=0x88A8) / Dot1Q(vlan=5, type=0x8100) / Dot1Q(vlan=7) / p), VLAN_5 + VLAN_7),
     "cooked": (113, lambda p, e: bytes(CookedLinux(proto=e) / p), b""),
     "cooked2": (276, lambda p, e: bytes(CookedLinuxV2(proto=e) / p), b""),
     "cooked-vlan": (113, lambda p, e: bytes(CookedLinux(proto=0x8100) / Dot1Q(vlan=5) / p), VLAN_5),
@@ -60,9 +60,9 @@ FRAMES = {
     "null-le": (0, lambda p, e: struct.pack("<I", 2 if e == 0x0800 else 30) + bytes(p), b""),
     "null-be": (0, lambda p, e: struct.pack(">I", 2 if e == 0x0800 else 24) + bytes(p), b""),
     "loop": (108, lambda p, e: struct.pack(">I", 2 if e == 0x0800 else 30) + bytes(p), b""),
-    "mpls": (1, lambda p, e: bytes(Ether(type=0x8847) / MPLS(label=9, s=0) / MPLS(label=3, s=1) / p), b""),
-    "mpls-ethernet": (1, lambda p, e: bytes(Ether(type=0x8847) / MPLS(label=3, s=1) / (b"\0\0\0\0" + eth(p))), b""),
-    "pppoe": (1, lambda p, e: bytes(Ether(type=0x8864) / PPPoE() / PPP(proto=0x21 if e == 0x0800 else 0x57) / p), b""),
+    "mpls": (1, lambda p, e: bytes(ether(type=0x8847) / MPLS(label=9, s=0) / MPLS(label=3, s=1) / p), b""),
+    "mpls-ethernet": (1, lambda p, e: bytes(ether(type=0x8847) / MPLS(label=3, s=1) / (b"\0\0\0\0" + eth(p))), b""),
+    "pppoe": (1, lambda p, e: bytes(ether(type=0x8864) / PPPoE() / PPP(proto=0x21 if e == 0x0800 else 0x57) / p), b""),
     "ppp": (9, lambda p, e: b"\xff\x03" + (b"\x00\x21" if e == 0x0800 else b"\x00\x57") + bytes(p), b""),
     "ppp-short": (9, lambda p, e: (b"\x21" if e == 0x0800 else b"\x57") + bytes(p), b""),
     "hdlc": (104, lambda p, e: b"\x0f\x00" + e.to_bytes(2, "big") + bytes(p), b""),
@@ -71,9 +71,9 @@ FRAMES = {
     "wlan-qos": (127, lambda p, e: radio(p, e, qos=True), b""),
     "gre": (1, lambda p, e: eth(IP() / GRE(proto=e) / p), b""),
     "gre-options": (1, lambda p, e: eth(IP() / GRE(proto=e, chksum_present=1, key_present=1, seqnum_present=1) / p), b""),
-    "gre-ethernet": (1, lambda p, e: eth(IP() / GRE(proto=0x6558) / Ether() / p), b""),
+    "gre-ethernet": (1, lambda p, e: eth(IP() / GRE(proto=0x6558) / ether() / p), b""),
     "gre-udp": (1, lambda p, e: eth(IP() / UDP(sport=1, dport=4754) / Raw(b"\0\0" + e.to_bytes(2, "big") + bytes(p))), b""),
-    "vxlan": (1, lambda p, e: eth(IP() / UDP(dport=4789) / VXLAN(vni=258, flags=8) / Ether() / p), b"\x00\x01\x02"),
+    "vxlan": (1, lambda p, e: eth(IP() / UDP(dport=4789) / VXLAN(vni=258, flags=8) / ether() / p), b"\x00\x01\x02"),
     "ip-in-ip4": (1, lambda p, e: eth(IP(proto=4 if e == 0x0800 else 41) / p), b""),
     "ip-in-ip6": (1, lambda p, e: eth(IPv6(nh=4 if e == 0x0800 else 41) / p), b""),
 }  # fmt: skip
@@ -148,7 +148,7 @@ def test_options_and_extension_headers(tmp_path: Path) -> None:
     options = [("Timestamp", (1, 2)), ("NOP", None), ("NOP", None)]
     frames = [
         eth(ip4(TCP(sport=40_000, dport=80, seq=1000, ack=2000, flags="PA", options=options) / PAYLOAD)),
-        bytes(Ether() / IP(src="10.0.0.1", dst="192.0.2.80", options=b"\x94\x04\x00\x00") / tcp()),
+        bytes(ether() / IP(src="10.0.0.1", dst="192.0.2.80", options=b"\x94\x04\x00\x00") / tcp()),
         eth(ip6(IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting() / IPv6ExtHdrDestOpt() / tcp())),
         eth(ip6(IPv6ExtHdrFragment(m=0, offset=0) / tcp())),
         eth(ip6(Raw(bytes((6, 2)) + bytes(14) + bytes(tcp())), nh=51)),  # authentication header
@@ -179,7 +179,7 @@ def test_unfinished_fragments_are_limited(tmp_path: Path) -> None:
 def test_malformed_headers_are_counted(tmp_path: Path) -> None:
     good = bytearray(eth(ip4()))
     bad = []
-    for at, value in [(14, 0x41), (14, 0x65), (16, 0x00), (46, 0x10), (46, 0xF0)]:
+    for at, value in [(14, 0x41), (14, 0x35), (16, 0x00), (46, 0x10), (46, 0xF0)]:
         frame = bytearray(good)
         frame[at] = value
         if at == 16:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from agent.capture.segment import reverse
+from agent.http.connection import GONE
 from agent.http.limits import HttpLimits
 from agent.http.pairing import Pairing
 from agent.stream.events import Chunk, End, EndReason, Event, Gap
@@ -64,8 +65,9 @@ class Dialogue:
 
     def over(self) -> list[Exchange]:
         """End the connection and check that the account closes."""
-        if any(half.reader is not None for half in self.flow.halves):
-            self.end(reason=EndReason.FINISH)
+        sides = [side for side, half in enumerate(self.flow.halves) if half.reader not in (None, GONE)]
+        if sides:
+            self.end(*sides, reason=EndReason.FINISH)
         assert self.pairing.seen == len(self.finished)
         assert self.pairing.budget.kept_bytes == 0
         assert all((e in self.ready) == (e.incomplete is None) for e in self.finished)

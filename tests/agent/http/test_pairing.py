@@ -190,6 +190,13 @@ def test_orphan_response() -> None:
     assert d.pairing.seen == 2
 
 
+def test_half_that_ended_before_it_was_known_who_is_the_client() -> None:
+    d = Dialogue(from_start=False, known_client=False).server(b"rest of a download").end(1).client(get()).end(0)
+    assert brief(d.over()) == [(("GET", "/", b""), None)]
+    d = Dialogue(from_start=False, known_client=False).client(b"rest of an upload").end(0).server(ok(b"1")).end(1)
+    assert brief(d.over()) == [(None, (200, b"1"), "request_lost")]
+
+
 def test_one_direction_only() -> None:
     assert [e[1] for e in brief(Dialogue().client(get("/1"), get("/2")).over())] == [None, None]
     assert [e[2] for e in brief(Dialogue().server(ok(b"1"), ok(b"2")).over())] == ["request_lost"] * 2
@@ -359,3 +366,12 @@ def test_counters_have_names() -> None:
     d = Dialogue().client(get()).server(ok())
     assert d.pairing.counters.as_dict()["requests"] == 1 and d.pairing.counters.responses == 1
     assert d.pairing.expire(0) == d.pairing.finish() == ([], [])
+
+
+def test_a_gap_before_anything_else_is_a_join_in_the_middle() -> None:
+    """The first request and the head of its response are lost: what is left of that body is not a foreign protocol."""
+    d = Dialogue().client_gap(50).server_gap(1400).server(b"rest of a body").client(get("/2")).server(ok(b"2"))
+    assert brief(d.over()) == [(("GET", "/2", b""), (200, b"2"))]
+    assert d.pairing.counters.not_http_server == 0
+    d = Dialogue().client_gap(50).client(b"rest of a body", get("/2")).server(ok(b"2"))
+    assert brief(d.over()) == [(("GET", "/2", b""), (200, b"2"))]
