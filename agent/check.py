@@ -20,8 +20,8 @@ def check(path: Path) -> list[str]:
             f"{path}: capture.interface: no {capture.interface!r} on this host; there are: {', '.join(interfaces)}"
         )
     name, shadow = found.shadow
-    if shadow.upstreams:
-        Order.of(found).balancer()
+    if (order := Order.of(found)).upstreams:
+        order.balancer()
     user = privileges.service_user(found.user).pw_name
     lines = [
         f"{path}: valid",

@@ -94,7 +94,7 @@ class Crew:
         for _, end in pairs:
             end.close()
         self._keeper_channels = [pair[0].detach() for pair in pairs]
-        order = {"user": self._user, "ifindex": ifindex, "mark": self._mark}
+        order = {"user": self._user, "ifindex": ifindex, "mark": self._mark, "service": os.getpid()}
         socket.send_fds(self._lifeline, [json.dumps(order).encode()], programs)
         self._lifeline.settimeout(KEEPER_START_S)
         try:
@@ -111,15 +111,16 @@ class Crew:
 
     def replace(self, dead: Worker) -> Worker:
         """Start a worker on the ring of one that ended by itself; what was in flight there is accounted as dropped."""
-        dead.channel.close()
-        dead.process.wait()
-        past = dead.account
-        past.dropped[DIED] += past.in_flight
+        past = _last_account(dead)
         fresh = self._start_worker(dead.number)
         fresh.past = past
         self.workers[dead.number] = fresh
         self.restarts += 1
         return fresh
+
+    def give_up(self, dead: Worker) -> None:
+        """Account for one that ended by itself as `replace` does, without a successor."""
+        self.workers[dead.number] = Worker(dead.number, dead.process, dead.channel, past=_last_account(dead))
 
     def account(self) -> Account:
         """All workers' accounts as one."""
@@ -127,6 +128,10 @@ class Crew:
         for worker in self.workers:
             total.add(worker.account)
         return total
+
+    def keeper_died(self) -> bool:
+        """The keeper has ended before its time."""
+        return self._keeper is not None and self._keeper.poll() is not None
 
     def keeper_pid(self) -> int | None:
         """The keeper's process id, None without one."""
@@ -165,6 +170,15 @@ class Crew:
             }
         )
         return worker
+
+
+def _last_account(dead: Worker) -> Account:
+    """What it reported, with what was in flight as dropped."""
+    dead.channel.close()
+    dead.process.wait()
+    past = dead.account
+    past.dropped[DIED] += past.in_flight
+    return past
 
 
 def _start(

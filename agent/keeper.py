@@ -37,6 +37,8 @@ class Attachment:
     ifindex: int
     parent: int
     handle: int
+    priority: int
+    own_qdisc: bool  # the qdisc goes with the last filter
 
 
 def main() -> None:
@@ -48,7 +50,7 @@ def main() -> None:
     data, fds, _, _ = socket.recv_fds(lifeline, 65536, 2)
     order = json.loads(data)
     privileges.drop(privileges.service_user(order["user"]), keep=(CAP_NET_ADMIN,))
-    attached, error = attach_clsact(order["ifindex"], fds)
+    attached, error = attach_clsact(order["ifindex"], fds, order["service"])
     lifeline.send(json.dumps({"error": error}).encode())
     serve(lifeline, channels, order["mark"])
     detach(attached)
@@ -92,8 +94,11 @@ def _give(channel: socket.socket, family: int, mark: int) -> None:
             each.close()
 
 
-def attach_clsact(ifindex: int, programs: list[int]) -> tuple[list[Attachment], str]:
-    """Attach the programs (ingress, egress) as direct-action filters; what was attached, and an error or ""."""
+def attach_clsact(ifindex: int, programs: list[int], service: int) -> tuple[list[Attachment], str]:
+    """Attach the programs (ingress, egress) as direct-action filters; what was attached, and an error or "".
+
+    `service` is the process the filters belong to. Those of services that are gone are taken away first.
+    """
     if not programs:
         return [], ""
     from pyroute2 import IPRoute  # 20 MB resident: only where it is needed
@@ -102,22 +107,23 @@ def attach_clsact(ifindex: int, programs: list[int]) -> tuple[list[Attachment], 
     attached: list[Attachment] = []
     with IPRoute() as ip:
         try:
-            _ensure_clsact(ip, ifindex)
+            remove_stale(ifindex)
+            own_qdisc = _ensure_clsact(ip, ifindex)
             for program, parent in zip(programs, _PARENTS, strict=False):
-                handle = _free_handle(ip, ifindex, parent)
+                priority = _free_priority(ip, ifindex, parent)
                 ip.tc(
                     "add-filter",
                     "bpf",
                     ifindex,
-                    handle=handle,
+                    handle=1,
                     fd=program,
-                    name=FILTER_NAME,
+                    name=filter_name(service),
                     parent=parent,
-                    prio=FILTER_PRIORITY,
+                    prio=priority,
                     classid=1,
                     direct_action=True,
                 )
-                attached.append(Attachment(ifindex, parent, handle))
+                attached.append(Attachment(ifindex, parent, 1, priority, own_qdisc))
         except NetlinkError as error:
             detach(attached)
             return [], f"clsact filter on interface {ifindex}: {error}"
@@ -125,7 +131,7 @@ def attach_clsact(ifindex: int, programs: list[int]) -> tuple[list[Attachment], 
 
 
 def detach(attached: list[Attachment]) -> None:
-    """Take away our filters by handle; the qdisc goes only if nobody else's filter hangs there."""
+    """Take away exactly these filters; the qdisc goes too if it is ours and nothing else hangs there."""
     if not attached:
         return
     from pyroute2 import IPRoute
@@ -140,37 +146,62 @@ def detach(attached: list[Attachment]) -> None:
                     each.ifindex,
                     handle=each.handle,
                     parent=each.parent,
-                    prio=FILTER_PRIORITY,
-                    name=FILTER_NAME,
+                    prio=each.priority,
                 )
             except NetlinkError:
                 continue  # the interface or the filter is gone already
         ifindex = attached[0].ifindex
         try:
-            if not any(_filters(ip, ifindex, parent) for parent in _PARENTS):
+            if attached[0].own_qdisc and not any(_filters(ip, ifindex, parent) for parent in _PARENTS):
                 ip.tc("del", "clsact", ifindex)
         except NetlinkError:
             pass
 
 
 def remove_stale(ifindex: int) -> int:
-    """Take away filters left by an agent whose keeper was killed (they do nothing, their lease is over); how many."""
+    """Take away filters of a service that was killed together with its keeper (they do nothing, their lease is over);
+    how many. Filters of a service that lives stay."""
     from pyroute2 import IPRoute
 
     with IPRoute() as ip:
         stale = [
-            Attachment(ifindex, parent, found["handle"])
+            Attachment(ifindex, parent, found["handle"], found["info"] >> 16, True)
             for parent in _PARENTS
             for found in _filters(ip, ifindex, parent)
-            if _name(found).startswith(FILTER_NAME)
+            if is_stale(_name(found))
         ]
     detach(stale)
     return len(stale)
 
 
-def _ensure_clsact(ip: Any, ifindex: int) -> None:
-    if not any(q.get_attr("TCA_KIND") == "clsact" for q in ip.get_qdiscs(ifindex)):
-        ip.tc("add", "clsact", ifindex)
+def filter_name(service: int) -> str:
+    """Tells whose the filters are. A process id may come again, but not with the same start."""
+    return f"{FILTER_NAME}-{service}-{_started(service)}"
+
+
+def is_stale(name: str) -> bool:
+    """A filter of this name is ours, and its service is gone."""
+    own, _, rest = name.partition("-")
+    service = rest.partition("-")[0]
+    return own == FILTER_NAME and (not service.isdecimal() or name != filter_name(int(service)))
+
+
+def _started(process: int) -> str:
+    """When a process began, in clock ticks since boot; "" when there is none."""
+    try:
+        with open(f"/proc/{process}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _ensure_clsact(ip: Any, ifindex: int) -> bool:
+    """Have the qdisc there; True if it is for us to remove, since we made it or share it only with other agents."""
+    if any(q.get_attr("TCA_KIND") == "clsact" for q in ip.get_qdiscs(ifindex)):
+        names = [_name(found) for parent in _PARENTS for found in _filters(ip, ifindex, parent)]
+        return bool(names) and all(name.startswith(FILTER_NAME) for name in names)
+    ip.tc("add", "clsact", ifindex)
+    return True
 
 
 def _filters(ip: Any, ifindex: int, parent: int) -> list[Any]:
@@ -182,9 +213,10 @@ def _name(found: Any) -> str:
     return str(options.get_attr("TCA_BPF_NAME") or "") if options else ""
 
 
-def _free_handle(ip: Any, ifindex: int, parent: int) -> int:
-    used = {f["handle"] for f in _filters(ip, ifindex, parent)}
-    return next(handle for handle in range(1, 1 << 16) if handle not in used)
+def _free_priority(ip: Any, ifindex: int, parent: int) -> int:
+    """A priority of our own: one that another kind of filter has (and 49152 is what the kernel gives) is refused."""
+    used = {f["info"] >> 16 for f in ip.get_filters(ifindex, parent=parent)}
+    return next(p for p in (*range(FILTER_PRIORITY, 1 << 16), *range(FILTER_PRIORITY, 0, -1)) if p not in used)
 
 
 class MarkedSockets:
@@ -200,7 +232,8 @@ class MarkedSockets:
         """A non-connected TCP socket with the agent's mark."""
         stock = self._stock[family]
         if not stock:
-            stock.extend(self._ask(family))
+            for each in self._ask(family):  # an answer that comes late, or for a predecessor, may be of the other family
+                self._stock[each.family].append(each)
         if stock:
             return stock.popleft()
         self.unmarked += 1

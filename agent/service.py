@@ -25,6 +25,7 @@ from agent.crew import Crew, Worker
 from agent.errors import LoadError
 from agent.merge import add_up
 from agent.monitor.metrics import MetricsServer, Snapshot
+from agent.order import Order
 from agent.select.sampling import SampleBy
 from replay.account import Account
 
@@ -65,14 +66,16 @@ class Service:
                 "`shadowtap run` needs root to load the kernel program (it gives the privilege up afterwards)"
             )
         self._user = privileges.service_user(self.config.user)
+        if (order := Order.of(self.config)).upstreams:
+            order.balancer()  # an upstream that is no good is told now, in one line; workers make their own
         self._prepare_directory()
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
-        order = order_for(capture.interface, capture.workers, capture.ring_bytes, capture.attach)
-        self._tap = Tap.load(order)
+        tap_order = order_for(capture.interface, capture.workers, capture.ring_bytes, capture.attach)
+        self._tap = Tap.load(tap_order)
         self._crew = Crew(self.config, _run_id(), self._tap.rings, self._user.pw_name)
         try:
-            self._crew.start_keeper(order.ifindex, self._tap.unattached)
+            self._crew.start_keeper(tap_order.ifindex, self._tap.unattached)
             self._crew.start_workers()
             self._await_workers(self._crew)
             self._metrics = MetricsServer(self.config.metrics.address, self._snapshot) if self.config.metrics else None
@@ -136,7 +139,7 @@ class Service:
     def _serve(self) -> bool:
         """Renew the lease and hear the workers until told to stop; False when workers kept dying."""
         interval_s = self.config.capture.lease_ms / 1000 / 4
-        news_due_s = 0.0
+        news_due_s, keeper_missed = 0.0, False
         while not self._stop:
             self._tap.renew()
             for key, _ in self._selector.select(interval_s):
@@ -145,6 +148,9 @@ class Service:
             if (now_s := time.monotonic()) >= news_due_s:
                 self._crew.workers[0].tell({"kernel": self._kernel()._asdict()})
                 news_due_s = now_s + KERNEL_NEWS_S
+                if not keeper_missed and self._crew.keeper_died():
+                    keeper_missed = True
+                    self._say("the keeper died: new connections to the shadow carry no socket mark, only the header")
         return True
 
     def _hear(self, worker: Worker) -> bool:
@@ -153,8 +159,12 @@ class Service:
         self._selector.unregister(worker.channel)
         if self._crew.restarts >= RESTARTS_MAX:
             self._say(f"worker {worker.number} died again: giving up after {RESTARTS_MAX} restarts")
+            self._crew.give_up(worker)
             return False
-        self._say(f"worker {worker.number} died (status {worker.process.wait()}): a new one takes its ring over")
+        self._say(
+            f"worker {worker.number} died (status {worker.process.wait()}): a new one takes its ring over; "
+            "what it had seen since its last report, a second at most, is in no account"
+        )
         fresh = self._crew.replace(worker)
         self._selector.register(fresh.channel, selectors.EVENT_READ, fresh)
         return True
@@ -180,9 +190,12 @@ class Service:
         while open_channels and (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 worker = key.data
-                if not worker.listen() or worker.done:
+                alive = worker.listen()
+                if not alive or worker.done:
                     self._selector.unregister(worker.channel)
                     open_channels.discard(worker.number)
+                if not worker.done and not alive:
+                    self._crew.give_up(worker)
 
     def _kernel(self) -> Counters:
         return self._tap.counters()

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from agent import privileges
 from agent.capture import headers, kernel
 
 _INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
@@ -24,8 +25,12 @@ FD_NAMES = ("control", "ports", "counters", "tap_ingress", "tap_egress")
 
 def main() -> None:
     """`python3 -m agent.capture.loader FD`: serve one request on the inherited socket FD."""
+    privileges.die_with_parent()
     channel = socket.socket(fileno=int(sys.argv[1]))
-    order = json.loads(channel.recv(65536))
+    data = channel.recv(65536)
+    if not data:
+        return  # the agent is gone
+    order = json.loads(data)
     try:
         answer, fds = load(order)
     except Exception as error:

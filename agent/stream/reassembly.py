@@ -186,9 +186,7 @@ class Reassembly:
                 self.flush(flow, out)
         elif not flow.stall_t_ns:
             flow.stall_t_ns, flow.stall_segments = _waiting_since(flow), 0
-        elif (
-            flow.stall_segments >= self._limits.slack_segments or now_ns - flow.stall_t_ns >= self._limits.slack_ns
-        ):
+        elif flow.stall_segments >= self._limits.slack_segments or now_ns - flow.stall_t_ns >= self._limits.slack_ns:
             self._counters.slack_used += 1
             self._force(flow, out)
         if not flow.holds:

@@ -60,7 +60,8 @@ class FlowTable:
         if half is None or half.heard or half.flow.closed or not segment.flags & ACK:
             return None
         peer = half.peer
-        if not -ADOPT_BYTES < distance(segment.ack, peer.next_seq if peer.next_seq != SLOW else peer.expected) < ADOPT_BYTES:
+        position = peer.expected if peer.next_seq == SLOW else peer.next_seq
+        if abs(distance(segment.ack, position)) > ADOPT_BYTES:
             return None
         self._release(half)
         half.key = segment.key

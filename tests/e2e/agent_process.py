@@ -97,9 +97,9 @@ class Agent:
     def __init__(self, lab: Lab, settings: Settings | None = None, *, wait: bool = True) -> None:
         Agent._count += 1
         self.lab = lab
-        self.recording = lab.directory / f"recording-{Agent._count}"
         self.config = lab.directory / f"agent-{Agent._count}.yaml"
-        self.settings = merged(base_settings(lab, self.recording), settings or {})
+        self.settings = merged(base_settings(lab, lab.directory / f"recording-{Agent._count}"), settings or {})
+        self.recording = Path(self.settings["recording"]["directory"])
         self.config.write_text(json.dumps(self.settings))
         self.errors: list[str] = []
         self._wait = wait

@@ -29,7 +29,7 @@ MEDIAN_APART_NS = 100_000
 @contextmanager
 def dumped(lab: Lab, path: Path) -> Iterator[None]:
     """tcpdump on the agent's interface, whole packets, nanoseconds."""
-    argv = ["tcpdump", "-i", "front", "-n", "-s", "0", "-B", "65536", "-U", "-Z", "root", "-w", path]
+    argv = ["tcpdump", "-i", "front", "-n", "-s", "0", "--immediate-mode", "-U", "-Z", "root", "-w", path]
     argv += ["--time-stamp-precision=nano", "tcp port 80"]
     process = lab.popen_in("lb", argv, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
 from agent.capture.pcap import PcapSource
 from agent.errors import CaptureError
 from tests.agent.capture.frames import KEY_V4, NANOS, PAYLOAD, SECONDS, T_NS, ether, ip4, pcap, read, tcp
@@ -39,7 +40,9 @@ def interface(link_type: int = 1, order: str = "<", options: bytes = b"", snap: 
 
 def packet(data: bytes, units: int, number: int = 0, order: str = "<") -> bytes:
     """An enhanced packet block."""
-    return block(6, struct.pack(order + "5I", number, units >> 32, units & 0xFFFFFFFF, len(data), len(data)) + data, order)
+    return block(
+        6, struct.pack(order + "5I", number, units >> 32, units & 0xFFFFFFFF, len(data), len(data)) + data, order
+    )
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -87,7 +90,9 @@ def test_pcapng_several_sections_and_interfaces(tmp_path: Path) -> None:
 
 
 def test_pcapng_simple_and_obsolete_packet_blocks(tmp_path: Path) -> None:
-    old = block(2, struct.pack("<HHIIII", 0, 0, T_NS // 1000 >> 32, T_NS // 1000 & 0xFFFFFFFF, len(FRAME), len(FRAME)) + FRAME)
+    old = block(
+        2, struct.pack("<HHIIII", 0, 0, T_NS // 1000 >> 32, T_NS // 1000 & 0xFFFFFFFF, len(FRAME), len(FRAME)) + FRAME
+    )
     simple = block(3, struct.pack("<I", len(FRAME)) + FRAME)
     cut = block(3, struct.pack("<I", len(FRAME)) + FRAME[:60])
     segments, _ = read(tmp_path, section() + interface() + old + simple + section() + interface(snap=60) + cut)

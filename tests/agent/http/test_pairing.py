@@ -48,7 +48,11 @@ def test_pipelining_in_one_segment() -> None:
 def test_chunked_both_ways() -> None:
     body = chunked(b"hello ", b"world", trailer=b"X: y\r\n")
     head = b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, Chunked\r\n\r\n"
-    d = Dialogue().client(head + body[:7], body[7:]).server(b"HTTP/1.1 200 OK\r\ntransfer-encoding:chunked\r\n\r\n" + body)
+    d = (
+        Dialogue()
+        .client(head + body[:7], body[7:])
+        .server(b"HTTP/1.1 200 OK\r\ntransfer-encoding:chunked\r\n\r\n" + body)
+    )
     (exchange,) = d.over()
     assert exchange.request is not None and exchange.response is not None
     assert exchange.request.body == exchange.response.body == b"hello world"
@@ -108,7 +112,9 @@ def test_odd_request_lines(request_bytes: bytes, method: str, target: str) -> No
 
 def test_upgrade_is_reported_and_the_tunnel_ignored() -> None:
     d = Dialogue().client(b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
-    d.server(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x81\x05hello", get()).client(get("/inside"))
+    d.server(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x81\x05hello", get()).client(
+        get("/inside")
+    )
     (exchange,) = d.over()
     assert exchange.upgraded and d.flow.muted and brief([exchange]) == [(("GET", "/ws", b""), (101, b""))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ last = st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n\r\nuntil close", ok(b"12345")
 def cut(data: bytes, random: Random) -> list[bytes]:
     """Pieces of any size."""
     points = sorted({0, len(data), *(random.randrange(len(data) + 1) for _ in range(random.randrange(6)))})
-    return [data[a:b] for a, b in zip(points, points[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(points)]
 
 
 def play(conversation: list[Turn], tail: bytes, how: str, limits: HttpLimits, random: Random) -> Dialogue:
@@ -93,7 +94,9 @@ def comparable(d: Dialogue) -> list[tuple[object, ...]]:
     """Hashes that were computed early equal those computed on demand; only beyond the limit do they matter."""
     out = []
     for index, request, response, *rest in full(d.over()):
-        small = [m if m is None or m.body_bytes > len(m.body) else m._replace(body_sha1=None) for m in (request, response)]
+        small = [
+            m if m is None or m.body_bytes > len(m.body) else m._replace(body_sha1=None) for m in (request, response)
+        ]
         out.append((index, *small, *rest))
     return out
 
@@ -125,9 +128,12 @@ def test_pipelined_equals_in_turns(conversation: list[Turn]) -> None:
 
 
 FRAGMENTS = [
-    b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.0\r\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 101 S\r\n", b"Content-Length: 7\r\n",
-    b"Transfer-Encoding: chunked\r\n", b"\r\n", b"\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\n\r\n", b"x" * 30,
-    b"Content-Length: 99999999999999999999\r\n", b"\x16\x03\x01", b"HTTP/1.1 100 C\r\n\r\n", b"Upgrade: x\r\n", b" ", b"\x00\xff",
+    b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.0\r\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 101 S\r\n", 
+    b"Content-Length: 7\r\n",
+    b"Transfer-Encoding: chunked\r\n", b"\r\n", b"\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\n\r\n", 
+    b"x" * 30,
+    b"Content-Length: 99999999999999999999\r\n", b"\x16\x03\x01", b"HTTP/1.1 100 C\r\n\r\n", b"Upgrade: x\r\n", b" ",
+    b"\x00\xff",
     b"HTTP/1.1 204 N\r\n\r\n", b"GET /y HTTP/1.1\r\n\r\n",
 ]  # fmt: skip
 
@@ -136,7 +142,9 @@ FRAGMENTS = [
 @settings(max_examples=300, deadline=None)
 def test_garbage_that_looks_like_http_is_data(seed: int) -> None:
     random = Random(seed)
-    limits = HttpLimits(body_limit_bytes=20, head_limit_bytes=150, max_pipelined=3, total_kept_bytes=400, hash_bodies=True)
+    limits = HttpLimits(
+        body_limit_bytes=20, head_limit_bytes=150, max_pipelined=3, total_kept_bytes=400, hash_bodies=True
+    )
     d = Dialogue(limits, from_start=random.random() < 0.7, known_client=random.random() < 0.7)
     for _ in range(60):
         piece = b"".join(random.choice(FRAGMENTS) for _ in range(random.randrange(1, 5)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 from typing import NamedTuple
 
@@ -81,7 +82,7 @@ def test_any_order_duplication_overlap_and_loss(sent: list[Copy], isn: int, peer
 @settings(max_examples=200, deadline=None)
 def test_shuffled_stream_comes_out_whole_with_and_without_syn(stream: bytes, data: st.DataObject, isn: int) -> None:
     cuts = sorted({0, len(stream), *data.draw(st.lists(st.integers(0, len(stream)), max_size=12))})
-    pieces = [(a, stream[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [(a, stream[a:b]) for a, b in pairwise(cuts)]
     order = data.draw(st.permutations(pieces))
     tcp = Tcp(isn)
     segments = [tcp.make(0, at, piece, number + 10, ack=0) for number, (at, piece) in enumerate(order)]
