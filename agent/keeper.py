@@ -215,7 +215,7 @@ def _name(found: Any) -> str:
 
 def _free_priority(ip: Any, ifindex: int, parent: int) -> int:
     """A priority of our own: one that another kind of filter has (and 49152 is what the kernel gives) is refused."""
-    used = {f["info"] >> 16 for f in ip.get_filters(ifindex, parent=parent)}
+    used: set[int] = {f["info"] >> 16 for f in ip.get_filters(ifindex, parent=parent)}
     return next(p for p in (*range(FILTER_PRIORITY, 1 << 16), *range(FILTER_PRIORITY, 0, -1)) if p not in used)
 
 

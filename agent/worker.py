@@ -20,6 +20,7 @@ from agent.http.pairing import Pairing
 from agent.keeper import MarkedSockets
 from agent.mirror import Mirror
 from agent.order import Order
+from agent.stream.events import Event
 from agent.stream.flows import Flows
 from replay.client import Replayer
 from replay.exchange import Exchange
@@ -96,30 +97,28 @@ class Worker:
             segments = self._ring.read()
             if not segments:
                 return False
-            ready, finished = self._pairing.feed(self._flows.feed(segments))
-            self._mirror.take(ready, finished, self._pairing.seen)
+            self._take(self._flows.feed(segments))
         return True
+
+    def _take(self, events: list[Event]) -> None:
+        ready, finished = self._pairing.feed(events)
+        self._mirror.take(ready, finished, self._pairing.seen)
 
     def _tick(self) -> None:
         if self._stopping.is_set():
             return
         now_ns = time.time_ns()
-        self._take_expired(now_ns)
+        self._take(self._flows.expire(now_ns))
         if self._recorder is not None:
             self._recorder.flush(now_ns, self._mirror.account, self._extra())
         self._report()
         self._loop.call_later(TICK_S, self._tick)
 
-    def _take_expired(self, now_ns: int) -> None:
-        for ready, finished in (self._pairing.feed(self._flows.expire(now_ns)), self._pairing.expire(now_ns)):
-            self._mirror.take(ready, finished, self._pairing.seen)
-
     async def _finish(self) -> None:
         """The tap is stopped: take what the ring still holds, end the flows, wait for the shadow's last answers."""
         while self._read_ring(1):
             pass
-        for ready, finished in (self._pairing.feed(self._flows.finish()), self._pairing.finish()):
-            self._mirror.take(ready, finished, self._pairing.seen)
+        self._take(self._flows.finish())
         if self._replayer is not None:
             await self._replayer.drain(self.order.stop_timeout_s)
         if self._recorder is not None:

@@ -24,13 +24,12 @@ FD_NAMES = ("control", "ports", "counters", "tap_ingress", "tap_egress")
 
 
 def main() -> None:
-    """`python3 -m agent.capture.loader FD`: serve one request on the inherited socket FD."""
+    """`python3 -m agent.capture.loader FD PARENT`: serve one request of process PARENT on the inherited socket FD."""
     privileges.die_with_parent()
+    if os.getppid() != int(sys.argv[2]):
+        return  # it died before it could be seen dying
     channel = socket.socket(fileno=int(sys.argv[1]))
-    data = channel.recv(65536)
-    if not data:
-        return  # the agent is gone
-    order = json.loads(data)
+    order = json.loads(channel.recv(65536))
     try:
         answer, fds = load(order)
     except Exception as error:

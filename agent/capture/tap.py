@@ -138,7 +138,7 @@ def _start_loader(interpreter: str, fd: int, log: Any) -> subprocess.Popen[bytes
     root = str(Path(agent.__file__).parent.parent)
     try:
         return subprocess.Popen(
-            [interpreter, "-m", "agent.capture.loader", str(fd)],
+            [interpreter, "-m", "agent.capture.loader", str(fd), str(os.getpid())],
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -43,7 +43,8 @@ class Pairing:
     def feed(self, events: Iterable[Event]) -> tuple[list[Exchange], list[Exchange]]:
         """Take events; returns (ready, finished): exchanges whose request has become whole, and those that are over.
 
-        `ready` comes first: an exchange in both was handed over in this call for the first time in `ready`.
+        `ready` comes first: an exchange in both was handed over in this call for the first time in `ready`. Nothing
+        grows old here by itself: `Flows.expire` and `Flows.finish` end connections, and their events say so.
         """
         for event in events:
             half = event[0]
@@ -63,14 +64,6 @@ class Pairing:
                 if reader is not None:
                     reader.connection.end_half(half, event[3])
                 half.reader = GONE
-        return self._take()
-
-    def expire(self, now_ns: int) -> tuple[list[Exchange], list[Exchange]]:
-        """Nothing grows old here by itself: `Flows.expire` ends idle connections, and its events say so."""
-        return self._take()
-
-    def finish(self) -> tuple[list[Exchange], list[Exchange]]:
-        """Nothing is left here once the events of `Flows.finish` were fed."""
         return self._take()
 
     def finish_exchange(self, exchange: Exchange) -> None:

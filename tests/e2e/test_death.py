@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -61,8 +62,7 @@ def test_what_a_killed_agent_recorded_is_there(lab: Lab) -> None:
         with Agent(lab, {"recording": {"directory": str(agent.recording)}}) as again:
             lab.requests(10)
             ended = again.stop()
-    report = ended.report()
-    assert (report["rows"], report["workers_not_ended"]) == (210, 1)
+    assert ended.report()["rows"] == len(ended.rows()) == 210
 
 
 def test_killing_the_service_takes_the_clsact_filters_away(lab: Lab) -> None:
@@ -182,6 +182,7 @@ def test_killing_the_loader_is_one_line(lab: Lab) -> None:
 def test_killing_the_service_ends_its_loader(lab: Lab) -> None:
     with Agent(lab, wait=False) as agent, production_goes_on(lab, 2):
         loader = until(lambda: agent.children().get("loader"), what="the loader runs")
+        until(lambda: "libbcc" in Path(f"/proc/{loader}/maps").read_text(), what="it is about to compile")
         os.kill(loader, signal.SIGSTOP)  # so that it does not end because it is done
         kill(agent.pid)
         await_gone(agent.pid, loader)

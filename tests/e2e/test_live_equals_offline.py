@@ -24,12 +24,13 @@ from vagrant.lab import Lab
 pytestmark = pytest.mark.root
 
 MEDIAN_APART_NS = 100_000
+BUFFERED_S = 1.3  # tcpdump is given packets when a second is over, or a block is full
 
 
 @contextmanager
 def dumped(lab: Lab, path: Path) -> Iterator[None]:
     """tcpdump on the agent's interface, whole packets, nanoseconds."""
-    argv = ["tcpdump", "-i", "front", "-n", "-s", "0", "--immediate-mode", "-U", "-Z", "root", "-w", path]
+    argv = ["tcpdump", "-i", "front", "-n", "-s", "0", "-B", "65536", "-U", "-Z", "root", "-w", path]
     argv += ["--time-stamp-precision=nano", "tcp port 80"]
     process = lab.popen_in("lb", argv, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -37,7 +38,7 @@ def dumped(lab: Lab, path: Path) -> Iterator[None]:
     until(path.exists, what="tcpdump has begun")
     yield
     last, since = -1, time.monotonic()
-    while time.monotonic() - since < 0.5:  # what the last packets are is in its buffer still
+    while time.monotonic() - since < BUFFERED_S:
         if (size := path.stat().st_size) != last:
             last, since = size, time.monotonic()
         time.sleep(0.02)
