@@ -24,7 +24,7 @@ demo: setup ## a load balancer in a lab, mirrored to a shadow, and how the shado
 	@$(PYTHON) -m vagrant.lab.demo
 
 bench: setup ## the figures; takes minutes
-	$(PYTHON) tests/bench/run.py
+	@$(PYTHON) -m tests.bench.run
 
 corpus: setup ## score against the capture corpus
 	$(PYTHON) tests/corpus/run.py

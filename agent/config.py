@@ -7,20 +7,46 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import reprlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agent.errors import ConfigError
 
 PERCENT_TO_PPM = 10_000
+LONGEST_S = 86_400  # of any time limit
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
+_short = reprlib.Repr()  # bounded, whatever a file makes of aliases
+_short.maxstring = _short.maxother = 80
+_short.maxlevel = 2
+
+
+def _without(unwanted: str, what: str) -> Callable[[Any], Any]:
+    """Validator of text that is given to the system as `what`."""
+
+    def validate(value: Any) -> Any:
+        if any(c in unwanted for c in str(value)):
+            raise ValueError(f"{str(value)!r} cannot be {what}")
+        return value
+
+    return validate
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
-Positive = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_S)]
 MiB = Annotated[int, Field(ge=1, le=4096)]
+Interface = Annotated[
+    str,
+    Field(min_length=1, max_length=15),
+    AfterValidator(_without("\0/ \t\n\v\f\r", "the name of an interface")),
+]
+User = Annotated[str, Field(min_length=1), AfterValidator(_without("\0", "the name of a user"))]
+Directory = Annotated[Path, AfterValidator(_without("\0", "a path"))]
 
 
 class _Model(BaseModel):
@@ -30,7 +56,7 @@ class _Model(BaseModel):
 class Capture(_Model):
     """Where and how packets are copied."""
 
-    interface: Annotated[str, Field(min_length=1, max_length=15)]
+    interface: Interface
     ports: Annotated[list[Port], Field(min_length=1, max_length=1024)]
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     ring_kib: Annotated[int, Field(ge=4, le=1 << 20)] = 4096  # a worker; rounded up to a power of two
@@ -39,8 +65,8 @@ class Capture(_Model):
     poll_ms: Annotated[float, Field(ge=0.2, le=1000)] = 4.0
     request_limit_bytes: Annotated[int, Field(ge=0, le=65535)] = 65535  # copied of each segment
     response_limit_bytes: Annotated[int, Field(ge=0, le=65535)] = 65535
-    budget_packets_per_s: Annotated[int, Field(ge=0)] = 0  # 0: no limit
-    budget_mib_per_s: Annotated[int, Field(ge=0)] = 0
+    budget_packets_per_s: Annotated[int, Field(ge=0, lt=1 << 32)] = 0  # 0: no limit
+    budget_mib_per_s: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     scheduler: Literal["normal", "batch", "idle"] = "batch"
 
@@ -65,12 +91,12 @@ class Shadow(_Model):
     sample_by: Literal["connection", "client"] = "connection"
     upstreams: Annotated[list[str], Field(max_length=1024)] = []  # none: capture only
     methods: list[str] = ["GET", "HEAD", "OPTIONS"]
-    connect_timeout_s: Positive = 1.0
-    timeout_s: Positive = 10.0
+    connect_timeout_s: Seconds = 1.0
+    timeout_s: Seconds = 10.0
     max_connections: Annotated[int, Field(ge=1, le=65535)] = 64
     queue_entries: Annotated[int, Field(ge=1)] = 4096
     queue_mib: MiB = 16
-    queue_timeout_s: Positive = 5.0
+    queue_timeout_s: Seconds = 5.0
 
     @property
     def share_ppm(self) -> int:
@@ -89,7 +115,7 @@ class Shadow(_Model):
 class Recording(_Model):
     """Where exchanges and outcomes are written."""
 
-    directory: Path
+    directory: Directory
     rotate_mib: MiB = 128
     rotate_s: Annotated[int, Field(ge=1)] = 900
     limit_mib: Annotated[int, Field(ge=1)] = 4096
@@ -120,7 +146,7 @@ class Metrics(_Model):
             raise ValueError("give an address and port, like 127.0.0.1:9464") from None
         if not loopback:
             raise ValueError("the metrics port is for this host only: give a loopback address, like 127.0.0.1:9464")
-        if not port.isdigit() or int(port) > 65535:
+        if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
             raise ValueError("give an address and port, like 127.0.0.1:9464")
         return value
 
@@ -140,10 +166,10 @@ class Config(_Model):
     recording: Recording | None = None
     metrics: Metrics | None = Metrics()
     seed: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
-    user: str | None = None  # account the agent runs under; default shadowtap, else nobody
+    user: User | None = None  # account the agent runs under; default shadowtap, else nobody
     mark: Annotated[int, Field(ge=0, lt=1 << 32)] = 0x5AD0  # SO_MARK of replayed connections, 0: none
     production: list[str] = []  # addresses a shadow must never have, beside this host's own server ports
-    stop_timeout_s: Positive = 10.0
+    stop_timeout_s: Seconds = 10.0
 
     @model_validator(mode="after")
     def _names(self) -> Config:
@@ -176,9 +202,11 @@ def parse(text: str, name: str) -> Config:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        raise ConfigError(f"{where}: not valid YAML: {_one_line(getattr(error, 'problem', None) or error)}") from None
+    except (LookupError, AttributeError, OverflowError):  # how PyYAML fails on an explicit tag, such as !!bool maybe
+        raise ConfigError(f"{name}: not valid YAML: a value that does not fit its !!tag") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{name}: expected keys such as `capture:` and `shadows:`, found {_short(data)}")
+        raise ConfigError(f"{name}: expected keys such as `capture:` and `shadows:`, found {_short.repr(data)}")
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -186,15 +214,18 @@ def parse(text: str, name: str) -> Config:
 
 
 def _fault(fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"]) or "the file"
+    parts = [str(part) for part in fault["loc"]]
+    key = (
+        ".".join(part if part.isprintable() and part.split() == [part] else repr(part) for part in parts) or "the file"
+    )
     if fault["type"] == "extra_forbidden":
         return f"{key}: unknown key; see the README's configuration section for those there are"
     if fault["type"] == "missing":
         return f"{key}: missing; this key is required"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[0].lower() + message[1:]} (found {_short(fault['input'])})"
+    return f"{key}: {_one_line(message[0].lower() + message[1:])} (found {_short.repr(fault['input'])})"
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _one_line(message: object) -> str:
+    text = " ".join(str(message).split())
+    return text if text.isprintable() else ascii(text)

@@ -18,7 +18,7 @@ from agent.errors import LoadError
 from agent.order import Order
 from replay.account import Account
 
-MESSAGE_LIMIT_BYTES = 65536
+MESSAGE_LIMIT_BYTES = 131_072  # a message on such a socket may have 200 KB
 KEEPER_START_S = 30
 DIED = "worker_died"  # reason for what was in flight in a worker that ended by itself
 
@@ -152,6 +152,7 @@ class Crew:
                 self._keeper.kill()
 
     def _start_worker(self, number: int) -> Worker:
+        order = self._order_of(number)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keeper = self._keeper_channels[number]
         fds = [theirs.fileno(), self._rings[number], keeper]
@@ -159,17 +160,21 @@ class Crew:
         theirs.close()
         ours.setblocking(False)
         worker = Worker(number, process, ours)
-        worker.tell(
-            {
-                "order": self._order.as_json(),
-                "worker": number,
-                "run": self._run,
-                "user": self._user,
-                "parent": os.getpid(),
-                "ring_bytes": self._ring_bytes,
-            }
-        )
+        worker.tell(order)
         return worker
+
+    def _order_of(self, number: int) -> dict[str, Any]:
+        order = {
+            "order": self._order.as_json(),
+            "worker": number,
+            "run": self._run,
+            "user": self._user,
+            "parent": os.getpid(),
+            "ring_bytes": self._ring_bytes,
+        }
+        if len(json.dumps(order)) > MESSAGE_LIMIT_BYTES:
+            raise LoadError("the lists of upstreams and of production addresses are too long: name fewer")
+        return order
 
 
 def _last_account(dead: Worker) -> Account:

@@ -17,6 +17,7 @@ import socket
 import sys
 from collections import deque
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from agent import privileges
@@ -216,7 +217,8 @@ def _name(found: Any) -> str:
 def _free_priority(ip: Any, ifindex: int, parent: int) -> int:
     """A priority of our own: one that another kind of filter has (and 49152 is what the kernel gives) is refused."""
     used: set[int] = {f["info"] >> 16 for f in ip.get_filters(ifindex, parent=parent)}
-    return next(p for p in (*range(FILTER_PRIORITY, 1 << 16), *range(FILTER_PRIORITY, 0, -1)) if p not in used)
+    behind, before = range(FILTER_PRIORITY, 1 << 16), range(FILTER_PRIORITY, 0, -1)
+    return next(p for p in chain(behind, before) if p not in used)
 
 
 class MarkedSockets:
@@ -232,7 +234,7 @@ class MarkedSockets:
         """A non-connected TCP socket with the agent's mark."""
         stock = self._stock[family]
         if not stock:
-            for each in self._ask(family):  # an answer that comes late, or for a predecessor, may be of the other family
+            for each in self._ask(family):  # an answer to an earlier question may be of the other family
                 self._stock[each.family].append(each)
         if stock:
             return stock.popleft()

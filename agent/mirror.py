@@ -27,7 +27,7 @@ class Selector:
 
     def __init__(self, methods: Iterable[str], mark: bytes, *, dry_run: bool = False) -> None:
         self._methods = frozenset(methods)
-        self._mark = b"\n" + mark.lower()
+        self._mark = b"\n" + mark.lower() if mark else b""
         self._dry_run = dry_run
 
     def __call__(self, exchange: Exchange) -> Skipped | None:
@@ -40,7 +40,7 @@ class Selector:
             return Skipped.TUNNEL
         if request.method not in self._methods:
             return Skipped.METHOD
-        return Skipped.SHADOW_TRAFFIC if self._mark in lower else None
+        return Skipped.SHADOW_TRAFFIC if self._mark and self._mark in lower else None
 
 
 class Mirror:

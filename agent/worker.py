@@ -20,6 +20,7 @@ from agent.http.pairing import Pairing
 from agent.keeper import MarkedSockets
 from agent.mirror import Mirror
 from agent.order import Order
+from agent.pace import WORTH_CAPTURE, WORTH_REPLAY, Pace
 from agent.stream.events import Event
 from agent.stream.flows import Flows
 from replay.client import Replayer
@@ -46,6 +47,7 @@ class Worker:
         self._pairing = Pairing(order.http)
         self._recorder = self._open_recorder(run)
         self._mirror = Mirror(order.selector(), self._record if self._recorder else None)
+        self._pace = Pace(order.poll_s, WORTH_REPLAY if order.upstreams else WORTH_CAPTURE)
         self._replayer: Replayer | None = None
         self._kernel: dict[str, Any] = {}  # the tap's counters, told by the service (to worker 0 only)
         self._stopping = asyncio.Event()
@@ -88,17 +90,20 @@ class Worker:
         """Read the ring empty, or as much of it as is fair, and come back."""
         if self._stopping.is_set():
             return
-        more = self._read_ring(BATCHES_A_POLL)
-        self._loop.call_later(0 if more else self.order.poll_s, self._poll)
+        segments, more = self._read_ring(BATCHES_A_POLL)
+        pause_s = self._pace.after(segments)
+        self._loop.call_later(0 if more else pause_s, self._poll)
 
-    def _read_ring(self, batches: int) -> bool:
-        """True when there is more."""
+    def _read_ring(self, batches: int) -> tuple[int, bool]:
+        """How many segments came, and whether there is more."""
+        count = 0
         for _ in range(batches):
             segments = self._ring.read()
             if not segments:
-                return False
+                return count, False
+            count += len(segments)
             self._take(self._flows.feed(segments))
-        return True
+        return count, True
 
     def _take(self, events: list[Event]) -> None:
         ready, finished = self._pairing.feed(events)
@@ -116,7 +121,7 @@ class Worker:
 
     async def _finish(self) -> None:
         """The tap is stopped: take what the ring still holds, end the flows, wait for the shadow's last answers."""
-        while self._read_ring(1):
+        while self._read_ring(1)[1]:
             pass
         self._take(self._flows.finish())
         if self._replayer is not None:

@@ -7,12 +7,14 @@ It gives up every privilege before it looks at the first byte of anybody's traff
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -23,7 +25,7 @@ from agent.keeper import MarkedSockets
 from agent.order import Order
 from replay.lean import lean_arrow
 
-MESSAGE_LIMIT_BYTES = 65536
+MESSAGE_LIMIT_BYTES = 131_072
 _SCHEDULERS = {"batch": os.SCHED_BATCH, "idle": os.SCHED_IDLE}
 
 
@@ -49,8 +51,14 @@ def main() -> None:
 
 
 def lower_priority(nice: int, scheduler: str) -> None:
-    """Production wins the CPU."""
+    """Production wins the CPU.
+
+    Where the kernel groups processes by session (autogroup, usual outside of systemd's services), a nice value counts
+    only within its session, and ours is our own: there the group has to be nice.
+    """
     os.setpriority(os.PRIO_PROCESS, 0, nice)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(nice))
     if scheduler in _SCHEDULERS:
         os.sched_setscheduler(0, _SCHEDULERS[scheduler], os.sched_param(0))
 

@@ -13,6 +13,7 @@ import re
 import socket
 import struct
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,15 @@ def main() -> None:
 def load(order: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     """Load as ordered (see `agent.capture.tap.TapOrder`): the answer, and descriptors in the order
     FD_NAMES, rings, links."""
-    missing = headers.provide()
-    if missing:
-        return {"error": missing}, []
     try:
         from bcc import BPF
     except ImportError:
         return {"error": f"{sys.executable} has no bcc: apt-get install python3-bpfcc"}, []
-    bpf = BPF(text=_source(Path(order["sources"])), cflags=_flags(order))
+    with tempfile.TemporaryDirectory(prefix="shadowtap-headers-") as directory:
+        missing = headers.provide(Path(directory))
+        if missing:
+            return {"error": missing}, []
+        bpf = BPF(text=_source(Path(order["sources"])), cflags=_flags(order))
     programs = [bpf.load_func(name, BPF.SCHED_CLS) for name in FD_NAMES[3:]]
     maps = [bpf[name].map_fd for name in FD_NAMES[:3]]
     rings = [kernel.create_ring(order["ring_bytes"]) for _ in range(order["workers"])]

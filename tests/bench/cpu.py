@@ -82,6 +82,7 @@ def one(lab: Lab, setup: Setup, load: Callable[[], Load]) -> Run:
         "seen": seen,
         "production_per_s": result.per_second,
         "replayed_ok_share": ending.ok / seen,
+        "us_per_replayed": sum(spent.values()) / 1000 / max(1, ending.ok),  # tells more where much was dropped
         "system_share": system / max(1, user + system),
         "cpu_share": sum(spent.values()) / 1e9 / max(result.seconds, 0.001),
         "at_the_end_us": agent.conversion_s * 1e6 / seen,  # the recording becomes Parquet; not in the figure

@@ -92,7 +92,7 @@ class MeasuredAgent:
         recordings = lab.directory / f"recordings-{time.monotonic_ns()}"
         config = lab.directory / "bench.yaml"
         config.write_text(json.dumps(setup.config(lab, recordings)))
-        argv = [SHADOWTAP, "run", "-c", config]
+        argv: list[str | Path] = [SHADOWTAP, "run", "-c", config]
         self._process = lab.popen_in("lb", argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.pid = self._process.pid
         self._lab = lab

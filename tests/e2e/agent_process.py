@@ -202,6 +202,10 @@ class Agent:
         found: Metrics = until(there, what=f"{count} requests are seen and none is in flight")
         return found
 
+    def await_metric(self, name: str, value: float) -> None:
+        """Wait until a metric without labels has this value."""
+        until(lambda: self.metrics().get(name) == value, what=f"{name} is {value}")
+
     # Ending it
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> Ended:
@@ -282,7 +286,8 @@ def read_account(text: str) -> tuple[Account, Counter[str]]:
         if match is None:
             continue
         name, value, reasons = match[1], int(match[2]), match[3]
-        split = Counter({k: int(v) for k, v in (part.rsplit(" ", 1) for part in reasons.split(", "))} if reasons else {})
+        parts = (part.rsplit(" ", 1) for part in reasons.split(", ")) if reasons else ()
+        split = Counter({reason: int(count) for reason, count in parts})
         if name in ("seen", "replayed"):
             setattr(account, name, value)
             if name == "replayed":

@@ -1,4 +1,4 @@
-"""Coherence: the share is right, whole connections are taken, one share holds the smaller ones, on every worker alike."""
+"""Coherence: the share is right, whole connections are taken, a share holds the smaller ones, on every worker alike."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_client_is_taken_as_a_whole(lab: Lab) -> None:
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_share_the_flows_and_keep_one_account(lab: Lab, workers: int) -> None:
     with running(lab, {"capture": {"workers": workers}, "seed": SEED}) as agent:
-        assert [name for name in agent.children() if name.startswith("worker")] == [f"worker{n}" for n in range(workers)]
+        assert set(agent.children()) == {"keeper", *(f"worker{n}" for n in range(workers))}
         lab.visits(200, requests_each=3)
         ended = agent.stop()
         assert agent.shadow() == agent.production() == 600

@@ -1,0 +1,190 @@
+"""The service's children, with small scripts in their places."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from agent import crew as module
+from agent.config import Config, parse
+from agent.crew import Crew
+from agent.errors import LoadError
+
+CONFIG = parse("capture: {interface: lo, ports: [80], workers: 2}\nshadows: {candidate: {}}\n", "f.yaml")
+WORKER = """
+import json, socket, sys
+channel = socket.socket(fileno=int(sys.argv[1]))
+order = json.loads(channel.recv(65536))
+seen = 0
+def report(final=False):
+    global seen
+    seen += 10
+    account = {"seen": seen, "replayed": seen - 3, "incomplete": {}, "skipped": {"method": 1}, "dropped": {},
+               "answers": {"ok": seen - 3}}
+    channel.send(json.dumps({"worker": order["worker"], "final": final, "account": account}).encode())
+report()
+while message := channel.recv(65536):
+    what = json.loads(message)
+    if "die" in what:
+        sys.exit(7)
+    report("stop" in what)
+    if "stop" in what:
+        break
+"""
+KEEPER = """
+import json, socket, sys
+lifeline = socket.socket(fileno=int(sys.argv[1]))
+json.loads(socket.recv_fds(lifeline, 65536, 2)[0])
+lifeline.send(json.dumps({"error": ""}).encode())
+lifeline.recv(1)
+"""
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def starting(**scripts: str) -> Start:
+    """In the place of `crew._start`: runs a script for agent.worker_start or agent.keeper."""
+
+    def start(name: str, arguments: list[int], inherit: list[int], options: object = ()) -> subprocess.Popen[bytes]:
+        script = scripts[name.removeprefix("agent.")]
+        return subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)], pass_fds=inherit)
+
+    return start
+
+
+@pytest.fixture
+def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
+    monkeypatch.setattr(module, "_start", starting(worker_start=WORKER, keeper=KEEPER))
+    made = Crew(CONFIG, "run", [0, 0], "nobody")
+    yield made
+    made.end()
+    assert all(worker.process.poll() is not None for worker in made.workers)
+
+
+def hear(worker: module.Worker, condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        worker.listen()
+        time.sleep(0.005)
+
+
+def started(crew: Crew) -> Crew:
+    crew.start_workers()
+    for worker in crew.workers:
+        hear(worker, lambda worker=worker: worker.report)
+    return crew
+
+
+def test_accounts_are_added_up(crew: Crew) -> None:
+    started(crew)
+    assert [worker.report["worker"] for worker in crew.workers] == [0, 1]
+    account = crew.account()
+    assert (account.seen, account.replayed, account.skipped, account.in_flight) == (20, 14, {"method": 2}, 4)
+    crew.workers[1].tell({"kernel": {}})
+    hear(crew.workers[1], lambda: crew.workers[1].report["account"]["seen"] == 20)
+    assert crew.account().seen == 30
+
+
+def test_a_dead_worker_is_replaced_and_its_account_kept(crew: Crew) -> None:
+    started(crew)
+    dead = crew.workers[0]
+    dead.tell({"die": True})
+    hear(dead, lambda: not dead.listen())
+    fresh = crew.replace(dead)
+    assert (crew.restarts, crew.workers[0]) == (1, fresh)
+    before = crew.account()
+    assert (before.seen, before.dropped, before.in_flight) == (20, {"worker_died": 2}, 2)
+    hear(fresh, lambda: fresh.report)
+    assert crew.account().seen == 30
+    fresh.tell({"die": True})
+    hear(fresh, lambda: not fresh.listen())
+    crew.give_up(fresh)
+    assert crew.account().dropped == {"worker_died": 4}
+    assert crew.account().seen == 30
+    assert crew.restarts == 1
+    assert crew.workers[0].channel.fileno() == -1
+
+
+def test_the_last_report_says_that_it_is_the_last(crew: Crew) -> None:
+    started(crew)
+    worker = crew.workers[0]
+    assert not worker.done
+    worker.tell({"stop": True})
+    hear(worker, lambda: worker.done)
+    hear(worker, lambda: not worker.listen())
+    worker.tell({"kernel": {}})  # nobody hears it, nobody minds
+
+
+def test_several_reports_at_once_are_one(crew: Crew) -> None:
+    started(crew)
+    worker = crew.workers[0]
+    for _ in range(5):
+        worker.tell({"kernel": {}})
+    hear(worker, lambda: worker.report["account"]["seen"] == 60)
+    assert worker.account.seen == 60
+
+
+def test_the_keeper_starts_only_when_there_is_something_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_start", starting())
+    crew = Crew(CONFIG.model_copy(update={"mark": 0}), "run", [0], "nobody")
+    crew.start_keeper(1, [])
+    assert crew.keeper_pid() is None
+    assert not crew.keeper_died()
+    crew.end()
+
+
+def test_the_keeper_ends_with_its_lifeline(crew: Crew) -> None:
+    crew.start_keeper(1, [])
+    assert crew.keeper_pid()
+    assert not crew.keeper_died()
+    crew.end()
+    assert crew.keeper_died()
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("raise SystemExit(1)", "it ended at once"),
+        (KEEPER.replace('{"error": ""}', '{"error": "no clsact"}'), "no clsact"),
+    ],
+)
+def test_a_keeper_that_cannot_start(monkeypatch: pytest.MonkeyPatch, script: str, says: str) -> None:
+    monkeypatch.setattr(module, "_start", starting(keeper=script))
+    crew = Crew(CONFIG, "run", [0], "nobody")
+    with pytest.raises(LoadError, match=f"the keeper process could not start: {says}"):
+        crew.start_keeper(1, [])
+    crew.end()
+
+
+def test_end_kills_what_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_start", starting(worker_start="import time; time.sleep(1000)"))
+    crew = Crew(CONFIG, "run", [0], "nobody")
+    crew.start_workers()
+    crew.end()
+    assert crew.workers[0].process.returncode == -9
+
+
+def with_upstreams(name: str) -> Config:
+    """As many upstreams as are allowed."""
+    shadow = CONFIG.shadow[1].model_copy(
+        update={"upstreams": [f"shadow-{n:04}.{name}.example:80" for n in range(1024)]}
+    )
+    return CONFIG.model_copy(update={"shadows": {"candidate": shadow}})
+
+
+def test_an_order_with_many_upstreams_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_start", starting(worker_start=WORKER.replace("65536", "131072")))
+    crew = Crew(with_upstreams("x" * 40), "run", [0], "nobody")
+    started(crew)
+    crew.end()
+
+
+def test_an_order_that_is_too_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_start", starting())
+    with pytest.raises(LoadError, match="too long: name fewer"):
+        Crew(with_upstreams("x" * 200), "run", [0], "nobody").start_workers()

@@ -1,0 +1,167 @@
+"""Every request has exactly one fate, is recorded exactly once, and only when both sides are final."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.mirror import Mirror, Selector
+from replay.exchange import Answer, Dropped, Exchange, Fate, Incomplete, Outcome, Request, Skipped
+from tests.replay.examples import failed_outcome, make_exchange, make_outcome, make_request, make_response
+
+MARK = b"X-Shadowtap: 1"
+METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class Sender:
+    """Takes what it is told to take, and answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.refuse: Dropped | None = None
+        self.taken: list[object] = []
+
+    def submit(self, request: Request, token: object) -> Dropped | None:
+        if self.refuse is None:
+            self.taken.append(token)
+        return self.refuse
+
+
+class Stage:
+    """A mirror, its sender, and what it recorded."""
+
+    def __init__(self, *, dry_run: bool = False) -> None:
+        self.recorded: list[Exchange] = []
+        self.mirror = Mirror(Selector(METHODS, MARK, dry_run=dry_run), self.recorded.append)
+        self.sender = Sender()
+        self.mirror.sender = None if dry_run else self.sender
+        self.seen = 0
+
+    def ready(self, *exchanges: Exchange) -> None:
+        self.seen += len(exchanges)
+        self.mirror.take(exchanges, (), self.seen)
+
+    def finished(self, *exchanges: Exchange, new: int = 0) -> None:
+        self.seen += new
+        self.mirror.take((), exchanges, self.seen)
+
+
+def an_exchange(method: str = "GET", headers: bytes = b"Host: a\r\n") -> Exchange:
+    return make_exchange(make_request(method=method, headers=headers), make_response())
+
+
+@pytest.mark.parametrize("first", ["answer", "finish"])
+def test_a_request_is_recorded_when_both_sides_are_final(first: str) -> None:
+    stage, exchange, outcome = Stage(), an_exchange(), make_outcome()
+    stage.ready(exchange)
+    assert stage.mirror.account.in_flight == 1
+    steps = [lambda: stage.mirror.answered(exchange, outcome), lambda: stage.finished(exchange)]
+    for step in steps if first == "answer" else reversed(steps):
+        assert stage.recorded == []
+        step()
+    assert stage.recorded == [exchange]
+    assert (exchange.fate, exchange.outcome) == (Fate.REPLAYED, outcome)
+    account = stage.mirror.account
+    assert (account.seen, account.replayed, account.answers, account.in_flight) == (1, 1, {"ok": 1}, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "why"),
+    [
+        ("POST", b"Host: a\r\n", Skipped.METHOD),
+        ("get", b"Host: a\r\n", Skipped.METHOD),
+        ("CONNECT", b"Host: a\r\n", Skipped.TUNNEL),
+        ("GET", b"Host: a\r\nUPGRADE: websocket\r\n", Skipped.TUNNEL),
+        ("GET", b"x-shadowtap: 1\r\n", Skipped.SHADOW_TRAFFIC),
+        ("GET", b"A: b\r\nX-SHADOWTAP: 1\r\n", Skipped.SHADOW_TRAFFIC),
+        ("GET", b"A: X-Shadowtap: 1\r\n", None),
+        ("HEAD", b"X-Upgrade: 1\r\n", None),
+    ],
+)
+def test_who_is_skipped(method: str, headers: bytes, why: Skipped | None) -> None:
+    stage, exchange = Stage(), an_exchange(method, headers)
+    stage.ready(exchange)
+    stage.finished(exchange)
+    assert exchange.reason == (why or "")
+    assert stage.mirror.account.skipped == ({why: 1} if why else {})
+    assert len(stage.recorded) == (why is not None)
+    assert len(stage.sender.taken) == (why is None)
+
+
+def test_without_a_mark_nothing_is_shadow_traffic() -> None:
+    assert Selector(METHODS, b"")(an_exchange()) is None
+
+
+def test_a_dry_run_skips_everything() -> None:
+    stage, exchange = Stage(dry_run=True), an_exchange("POST")
+    stage.ready(exchange)
+    stage.finished(exchange)
+    assert stage.mirror.account.skipped == {"dry_run": 1}
+
+
+def test_what_is_not_whole_is_incomplete() -> None:
+    stage, cut = Stage(), an_exchange()
+    assert cut.request is not None
+    cut.request = cut.request._replace(body_bytes=9)
+    stage.ready(cut)
+    assert (cut.fate, cut.incomplete, stage.sender.taken) == (Fate.INCOMPLETE, Incomplete.BODY_LIMIT, [])
+    orphan = make_exchange(None, make_response(), incomplete=Incomplete.REQUEST_LOST)
+    headless = make_exchange(None, None, incomplete=Incomplete.GAP)
+    stage.finished(cut, orphan, headless, new=2)
+    assert stage.recorded == [cut, orphan, headless]
+    assert stage.mirror.account.incomplete == {"body_limit": 1, "request_lost": 1, "gap": 1}
+    assert stage.mirror.account.in_flight == 0
+
+
+def test_drops_at_once_and_later() -> None:
+    stage, one, other = Stage(), an_exchange(), an_exchange()
+    stage.sender.refuse = Dropped.QUEUE_FULL
+    stage.ready(one)
+    stage.sender.refuse = None
+    stage.ready(other)
+    stage.finished(one, other)
+    assert stage.recorded == [one]
+    stage.mirror.answered(other, Dropped.SHUTDOWN)
+    assert stage.recorded == [one, other]
+    assert stage.mirror.account.dropped == {"queue_full": 1, "shutdown": 1}
+
+
+def test_it_works_without_a_recorder() -> None:
+    mirror, exchange = Mirror(Selector(METHODS, MARK)), an_exchange()
+    mirror.take([exchange], [exchange], 1)
+    assert mirror.account.skipped == {"dry_run": 1}
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 1 << 32), st.integers(1, 40))
+def test_any_order_of_events(seed: int, count: int) -> None:
+    """Requests come, end, are refused and answered in any order: the account closes and all are recorded once."""
+    rng, stage = random.Random(seed), Stage()
+    everyone: list[Exchange] = []
+    open_ones: list[Exchange] = []
+    while len(everyone) < count or open_ones or stage.sender.taken:
+        step = rng.randrange(3)
+        if step == 0 and len(everyone) < count:
+            stage.sender.refuse = rng.choice([None, None, Dropped.QUEUE_FULL, Dropped.NO_UPSTREAM])
+            if rng.random() < 0.2:
+                exchange = make_exchange(None, None, incomplete=rng.choice(list(Incomplete)))
+                stage.finished(exchange, new=1)
+            else:
+                exchange = an_exchange(rng.choice(["GET", "POST", "HEAD"]))
+                open_ones.append(exchange)
+                stage.ready(exchange)
+            everyone.append(exchange)
+        elif step == 1 and open_ones:
+            stage.finished(open_ones.pop(rng.randrange(len(open_ones))))
+        elif step == 2 and stage.sender.taken:
+            token = stage.sender.taken.pop(rng.randrange(len(stage.sender.taken)))
+            result: Outcome | Dropped = rng.choice([make_outcome(), failed_outcome(Answer.TIMEOUT), Dropped.SHUTDOWN])
+            stage.mirror.answered(token, result)
+        account = stage.mirror.account
+        assert account.in_flight == len(stage.sender.taken)
+        assert account.answers.total() == account.replayed
+    assert {id(e) for e in stage.recorded} == {id(e) for e in everyone}
+    assert len(stage.recorded) == len(everyone) == stage.mirror.account.seen
+    assert all(exchange.fate is not None and exchange.finished for exchange in everyone)
