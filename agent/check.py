@@ -34,4 +34,4 @@ def check(path: Path) -> list[str]:
     ]
     if not shadow.enabled:
         lines.append(f"note     shadow {name} is disabled: nothing will be mirrored")
-    return lines
+    return lines + [f"note     {note}" for note in found.notes]

@@ -108,7 +108,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=100.0,
         metavar="P",
-        help="share of the connections, sampled as the live agent does (default 100)",
+        help="share of the connections, the same that the live agent takes by connection (default 100)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling (default 0)")
     parser.add_argument("--methods", default="GET,HEAD,OPTIONS", metavar="M[,M]", help="methods that are replayed")

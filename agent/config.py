@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from agent.errors import ConfigError
 
 PERCENT_TO_PPM = 10_000
+SMALL_RING_BYTES = 256 * 1024
 LONGEST_S = 86_400  # of any time limit
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -177,6 +178,21 @@ class Config(_Model):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"shadow name {name!r}: lower-case letters, digits and inner hyphens, at most 63")
         return self
+
+    @property
+    def notes(self) -> list[str]:
+        """What is allowed and yet hardly meant."""
+        notes = []
+        if self.capture.ring_bytes < SMALL_RING_BYTES:
+            notes.append(f"capture.ring_kib {self.capture.ring_kib}: large segments will not fit; 256 is a good least")
+        if (recording := self.recording) is not None:
+            least = 2 * recording.rotate_mib * self.capture.workers
+            if recording.limit_mib < least:
+                notes.append(
+                    f"recording.limit_mib {recording.limit_mib}: recording will stop when files that are not converted "
+                    f"yet reach it; give {least} or more, or a smaller rotate_mib"
+                )
+        return notes
 
     @property
     def shadow(self) -> tuple[str, Shadow]:

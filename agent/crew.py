@@ -7,31 +7,34 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import agent
-from agent.config import Config
+from agent import messages
 from agent.errors import LoadError
+from agent.merge import add_up, counters_of
 from agent.order import Order
 from replay.account import Account
 
-MESSAGE_LIMIT_BYTES = 131_072  # a message on such a socket may have 200 KB
 KEEPER_START_S = 30
 DIED = "worker_died"  # reason for what was in flight in a worker that ended by itself
 
 
 @dataclass(slots=True)
 class Worker:
-    """The service's end of one worker process. `past` is the account of its dead predecessors."""
+    """The service's end of one worker process. `past` and `past_events` are of its dead predecessors."""
 
     number: int
     process: subprocess.Popen[bytes]
     channel: socket.socket
     report: dict[str, Any] = field(default_factory=dict)
+    heard_s: float = field(default_factory=time.monotonic)  # when it last reported
     past: Account = field(default_factory=Account)
+    past_events: dict[str, Any] = field(default_factory=dict)
     done: bool = False
 
     @property
@@ -43,10 +46,15 @@ class Worker:
             total.add(Account.from_dict(self.report["account"]))
         return total
 
+    @property
+    def events(self) -> dict[str, Any]:
+        """What it and its predecessors counted; state of the present (open connections and the like) is its own."""
+        return add_up([self.past_events, self.report])
+
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message; a dead worker does not mind."""
         try:
-            self.channel.send(json.dumps(message).encode())
+            messages.send(self.channel, message)
         except OSError:
             return
 
@@ -54,24 +62,22 @@ class Worker:
         """Take what it has sent; False when it has ended."""
         while True:
             try:
-                data = self.channel.recv(MESSAGE_LIMIT_BYTES)
+                report = messages.receive(self.channel)
             except BlockingIOError:
                 return True
-            except OSError:
+            if report is None:
                 return False
-            if not data:
-                return False
-            self.report = json.loads(data)
-            self.done = bool(self.report["final"])
+            self.report, self.heard_s = report, time.monotonic()
+            self.done = bool(report["final"])
 
 
 class Crew:
     """Every child of one service."""
 
-    def __init__(self, config: Config, run: str, rings: list[int], user: str) -> None:
-        self._order = Order.of(config)
-        self._mark = config.mark
-        self._ring_bytes = config.capture.ring_bytes
+    def __init__(self, order: Order, mark: int, run: str, rings: list[int], ring_bytes: int, user: str) -> None:
+        self._order = order
+        self._mark = mark
+        self._ring_bytes = ring_bytes
         self._run = run
         self._rings = rings
         self._user = user
@@ -98,12 +104,11 @@ class Crew:
         socket.send_fds(self._lifeline, [json.dumps(order).encode()], programs)
         self._lifeline.settimeout(KEEPER_START_S)
         try:
-            data = self._lifeline.recv(MESSAGE_LIMIT_BYTES)
-        except OSError:
-            data = b""
-        error = json.loads(data)["error"] if data else "it ended at once"
-        if error:
-            raise LoadError(f"the keeper process could not start: {error}")
+            answer = messages.receive(self._lifeline) or {"error": "it ended at once"}
+        except BlockingIOError:
+            answer = {"error": "it does not answer"}
+        if answer["error"]:
+            raise LoadError(f"the keeper process could not start: {answer['error']}")
 
     def start_workers(self) -> None:
         """Start all of them; they are ready when each has sent its first report."""
@@ -111,16 +116,19 @@ class Crew:
 
     def replace(self, dead: Worker) -> Worker:
         """Start a worker on the ring of one that ended by itself; what was in flight there is accounted as dropped."""
-        past = _last_account(dead)
+        past, past_events = _last_account(dead), counters_of(dead.events)
         fresh = self._start_worker(dead.number)
-        fresh.past = past
+        fresh.past, fresh.past_events = past, past_events
         self.workers[dead.number] = fresh
         self.restarts += 1
         return fresh
 
     def give_up(self, dead: Worker) -> None:
         """Account for one that ended by itself as `replace` does, without a successor."""
-        self.workers[dead.number] = Worker(dead.number, dead.process, dead.channel, past=_last_account(dead))
+        past, past_events = _last_account(dead), counters_of(dead.events)
+        self.workers[dead.number] = Worker(
+            dead.number, dead.process, dead.channel, past=past, past_events=past_events
+        )
 
     def account(self) -> Account:
         """All workers' accounts as one."""
@@ -129,6 +137,13 @@ class Crew:
             total.add(worker.account)
         return total
 
+    def kill_stuck(self, limit_s: float) -> list[int]:
+        """Kill workers that have not reported for so long (they are replaced like others that died); their numbers."""
+        stuck = [w for w in self.workers if w.report and time.monotonic() - w.heard_s > limit_s]
+        for worker in stuck:
+            worker.process.kill()
+        return [worker.number for worker in stuck]
+
     def keeper_died(self) -> bool:
         """The keeper has ended before its time."""
         return self._keeper is not None and self._keeper.poll() is not None
@@ -136,6 +151,19 @@ class Crew:
     def keeper_pid(self) -> int | None:
         """The keeper's process id, None without one."""
         return self._keeper.pid if self._keeper else None
+
+    def events(self) -> dict[str, Any]:
+        """All workers' reports, and their predecessors', as one."""
+        return add_up(worker.events for worker in self.workers)
+
+    def await_exit(self, limit_s: float) -> None:
+        """Wait for workers that have sent their final report and are still converting the recording."""
+        deadline = time.monotonic() + limit_s
+        for worker in self.workers:
+            try:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                continue  # what is not converted now is at the next start
 
     def end(self) -> None:
         """End every child that is left, the keeper last (it takes clsact filters away)."""
@@ -164,7 +192,7 @@ class Crew:
         return worker
 
     def _order_of(self, number: int) -> dict[str, Any]:
-        order = {
+        order: dict[str, Any] = {
             "order": self._order.as_json(),
             "worker": number,
             "run": self._run,
@@ -172,7 +200,7 @@ class Crew:
             "parent": os.getpid(),
             "ring_bytes": self._ring_bytes,
         }
-        if len(json.dumps(order)) > MESSAGE_LIMIT_BYTES:
+        if not messages.fits(order):
             raise LoadError("the lists of upstreams and of production addresses are too long: name fewer")
         return order
 
@@ -196,5 +224,5 @@ def _start(
         pass_fds=inherit,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"},  # never import from where we were started
     )

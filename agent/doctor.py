@@ -118,8 +118,7 @@ def _user() -> Finding:
         user = privileges.service_user(None)
     except ShadowtapError as error:
         return Finding("user", False, str(error), "adduser --system --no-create-home shadowtap")
-    note = "" if user.pw_uid else ", without capabilities: other users cannot read this installation"
-    return Finding("user", True, f"the agent runs as {user.pw_name}{note}")
+    return Finding("user", True, f"the agent {privileges.stand_in(user) or f'runs as {user.pw_name}'}")
 
 
 def _interfaces() -> Finding:

@@ -26,6 +26,7 @@ from agent.privileges import CAP_NET_ADMIN
 SOCKETS_AT_ONCE = 8
 SO_MARK = 36
 FILTER_NAME = "shadowtap"
+OWN_QDISC = "-qdisc"  # ends a filter's name when the qdisc is ours, too
 FILTER_PRIORITY = 49152  # behind whatever else hangs there: the tap only looks
 _INGRESS, _EGRESS = "ffff:fff2", "ffff:fff3"
 _PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)
@@ -52,9 +53,13 @@ def main() -> None:
     order = json.loads(data)
     privileges.drop(privileges.service_user(order["user"]), keep=(CAP_NET_ADMIN,))
     attached, error = attach_clsact(order["ifindex"], fds, order["service"])
-    lifeline.send(json.dumps({"error": error}).encode())
-    serve(lifeline, channels, order["mark"])
-    detach(attached)
+    try:
+        lifeline.send(json.dumps({"error": error}).encode())
+        serve(lifeline, channels, order["mark"])
+    except BrokenPipeError:
+        pass  # the service was killed meanwhile
+    finally:
+        detach(attached)
 
 
 def serve(lifeline: socket.socket, channels: list[socket.socket], mark: int) -> None:
@@ -83,10 +88,11 @@ def _receive(channel: socket.socket) -> bytes:
 
 
 def _give(channel: socket.socket, family: int, mark: int) -> None:
-    made = [socket.socket(family, socket.SOCK_STREAM) for _ in range(SOCKETS_AT_ONCE)]
+    made: list[socket.socket] = []
     try:
-        for each in made:
-            each.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
+        for _ in range(SOCKETS_AT_ONCE):
+            made.append(socket.socket(family, socket.SOCK_STREAM))
+            made[-1].setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
         socket.send_fds(channel, [b"ok"], [each.fileno() for each in made])
     except OSError:
         pass  # the worker is gone, or cannot be served: it falls back to sockets of its own and counts that
@@ -118,7 +124,7 @@ def attach_clsact(ifindex: int, programs: list[int], service: int) -> tuple[list
                     ifindex,
                     handle=1,
                     fd=program,
-                    name=filter_name(service),
+                    name=filter_name(service) + (OWN_QDISC if own_qdisc else ""),
                     parent=parent,
                     prio=priority,
                     classid=1,
@@ -166,7 +172,7 @@ def remove_stale(ifindex: int) -> int:
 
     with IPRoute() as ip:
         stale = [
-            Attachment(ifindex, parent, found["handle"], found["info"] >> 16, True)
+            Attachment(ifindex, parent, found["handle"], found["info"] >> 16, _name(found).endswith(OWN_QDISC))
             for parent in _PARENTS
             for found in _filters(ip, ifindex, parent)
             if is_stale(_name(found))
@@ -176,7 +182,7 @@ def remove_stale(ifindex: int) -> int:
 
 
 def filter_name(service: int) -> str:
-    """Tells whose the filters are. A process id may come again, but not with the same start."""
+    """Tells whose the filters are (OWN_QDISC may follow). A process id may come again, but not with the same start."""
     return f"{FILTER_NAME}-{service}-{_started(service)}"
 
 
@@ -184,7 +190,9 @@ def is_stale(name: str) -> bool:
     """A filter of this name is ours, and its service is gone."""
     own, _, rest = name.partition("-")
     service = rest.partition("-")[0]
-    return own == FILTER_NAME and (not service.isdecimal() or name != filter_name(int(service)))
+    if own != FILTER_NAME:
+        return False
+    return not service.isdecimal() or name.removesuffix(OWN_QDISC) != filter_name(int(service))
 
 
 def _started(process: int) -> str:

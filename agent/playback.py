@@ -40,6 +40,8 @@ from replay.settings import ReplaySettings
 QUEUE_ENTRIES = 256  # short: what waits here waits in the schedule anyway
 QUEUE_TIMEOUT_S = 3600.0  # never give a request up because the shadow is slow: the file can wait
 DRAIN_LIMIT_S = 60.0
+LONGEST_TIMEOUT_S = 86_400
+MAX_CONNECTIONS = 65_535
 PROGRESS_MIN_BYTES = 8 << 20  # shorter files are read before a bar is worth drawing
 SAMPLED_KEYS_MAX = 1 << 16
 
@@ -78,6 +80,14 @@ def options_from(arguments: argparse.Namespace) -> Options:
     )
     if not 0 <= arguments.percentage <= 100:
         raise ConfigError(f"replay: --percentage {arguments.percentage}: a number from 0 to 100")
+    if not 0 < arguments.timeout <= LONGEST_TIMEOUT_S:
+        raise ConfigError(f"replay: --timeout {arguments.timeout}: seconds, more than 0, at most {LONGEST_TIMEOUT_S}")
+    if not 0 < arguments.max_connections <= MAX_CONNECTIONS:
+        raise ConfigError(f"replay: --max-connections {arguments.max_connections}: from 1 to {MAX_CONNECTIONS}")
+    if arguments.body_limit < 0:
+        raise ConfigError(f"replay: --body-limit {arguments.body_limit}: bytes, 0 or more")
+    if not 0 <= arguments.seed < 1 << 64:
+        raise ConfigError(f"replay: --seed {arguments.seed}: from 0 to 2^64 - 1")
     return Options(
         capture=arguments.capture,
         order=order,
@@ -258,6 +268,7 @@ class Playback:
     def _close_recorder(self) -> None:
         if self._recorder is not None:
             self._recorder.close(time.time_ns(), self.mirror.account, self._extra())
+            self._recorder.convert()
 
     def _extra(self) -> dict[str, Any]:
         return {"capture": asdict(self._source.counters)}

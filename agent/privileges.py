@@ -29,17 +29,27 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def service_user(name: str | None = None) -> pwd.struct_passwd:
     """The account the agent runs under once it has started: the named one, else shadowtap, else nobody.
 
-    Where that one cannot even read this installation (say, a checkout below /root), it stays root, but without a
-    single capability.
+    Where that one cannot even read this installation (a checkout below /root or a private home), it is the owner of the
+    directory that is in the way, without a single capability; `stand_in` says so.
     """
     for user in (name,) if name else USERS:
         try:
             found = pwd.getpwnam(user)
         except KeyError:
             continue
-        reachable = all(_may_enter(found, directory) for directory in _installation())
-        return found if name or reachable else pwd.getpwuid(0)
+        blocked = [directory for directory in _installation() if not _may_enter(found, directory)]
+        return found if name or not blocked else pwd.getpwuid(blocked[0].stat().st_uid)
     raise LoadError(f"no user {name or ' or '.join(USERS)!r} on this host: create it (adduser --system) or set `user`")
+
+
+def stand_in(user: pwd.struct_passwd) -> str:
+    """A warning when `user` stands in for the accounts of their own that the agent should have; else ""."""
+    if user.pw_name in USERS:
+        return ""
+    return (
+        f"runs as {user.pw_name}, without capabilities, because {USERS[-1]} cannot read this installation: "
+        "install where everybody can read, such as /opt, or name a `user`"
+    )
 
 
 def _installation() -> set[Path]:
@@ -50,13 +60,16 @@ def _installation() -> set[Path]:
 
 def _may_enter(user: pwd.struct_passwd, directory: Path) -> bool:
     found = directory.stat()
-    if user.pw_uid in (0, found.st_uid):
-        return user.pw_uid == 0 or bool(found.st_mode & stat.S_IXUSR)
+    if user.pw_uid == found.st_uid:
+        return bool(found.st_mode & stat.S_IXUSR)
     return bool(found.st_mode & (stat.S_IXGRP if user.pw_gid == found.st_gid else stat.S_IXOTH))
 
 
 def may_write(user: pwd.struct_passwd, directory: Path) -> bool:
-    """Whether `user`, without capabilities, may make files in the directory (going by its mode)."""
+    """Whether `user`, without capabilities, may make files in the directory (going by the modes on the way)."""
+    directory = directory.resolve()
+    if not all(_may_enter(user, each) for each in (directory, *directory.parents)):
+        return False
     found = directory.stat()
     if user.pw_uid == found.st_uid:
         return bool(found.st_mode & stat.S_IWUSR)
@@ -66,9 +79,12 @@ def may_write(user: pwd.struct_passwd, directory: Path) -> bool:
 def drop(user: pwd.struct_passwd, keep: Sequence[int] = ()) -> None:
     """Become `user` with exactly the capabilities in `keep`, and make sure nothing can be gained again.
 
-    Without root there is nothing to drop but the way back.
+    Without root there is nothing to drop but the way back. Call it while the process has one thread: capabilities and
+    the rest belong to a thread, and later ones inherit from theirs.
     """
-    if os.geteuid() == 0:
+    if len(list(Path("/proc/self/task").iterdir())) != 1:
+        raise RuntimeError("privileges must be given up before the first thread is started")
+    if os.geteuid() == 0 and effective_capabilities():
         for capability in range(_CAP_MAX + 1):
             if capability not in keep:
                 _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # EINVAL past the kernel's last: nothing to drop

@@ -10,12 +10,13 @@ service ────────┴─── keeper (CAP_NET_ADMIN: marks, clsac
 from __future__ import annotations
 
 import os
-import secrets
 import selectors
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from agent import privileges
 from agent.capture.layout import Control, Counters
@@ -23,16 +24,19 @@ from agent.capture.tap import Tap, order_for
 from agent.config import Config
 from agent.crew import Crew, Worker
 from agent.errors import LoadError
-from agent.merge import add_up
 from agent.monitor.metrics import MetricsServer, Snapshot
 from agent.order import Order
 from agent.select.sampling import SampleBy
-from replay.account import Account
+from agent.summary import account_lines
+from replay.runfile import new_run_id
 
 READY_TIMEOUT_S = 60
-KERNEL_NEWS_S = 1.0  # how often worker 0 is told the kernel's counters, for the recording
-RESTARTS_MAX = 5  # of workers in one run; more than that is a bug, not bad luck
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LOOK_ROUND_S = 1.0  # how often the interface, the keeper and stuck workers are looked at
+RESTARTS_MAX = 5  # of workers within RESTARTS_WINDOW_S; more than that is a bug, not bad luck
+RESTARTS_WINDOW_S = 600.0
+STUCK_S = 30.0  # a worker that has not reported for so long hangs
+CONVERT_S = 60.0  # what the recording's conversion may take after the account is known
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Service:
@@ -43,48 +47,60 @@ class Service:
         self._say = say
         self._stop = False
         self._selector = selectors.DefaultSelector()
+        self._metrics: MetricsServer | None = None
+        self._deaths_s: list[float] = []  # when workers died lately
+        self._keeper_missed = False
+        self._problem = ""
 
     def run(self) -> int:
-        """Exit status: 0 after an orderly end, 1 when a worker kept dying."""
+        """Exit status: 0 after an orderly end, 1 when something ended the run that should not have."""
         self._start()
         privileges.drop(self._user)
-        self._say(f"ready: {self._describe()}")
         try:
+            self._metrics = MetricsServer(self.config.metrics.address, self._snapshot) if self.config.metrics else None
+            self._tap.watch(self.config.capture.ports)
+            self._tap.arm(self._control(), self.config.capture.lease_ms * 1_000_000)
+            if warning := privileges.stand_in(self._user):
+                self._say(f"warning: {warning}")
+            for note in self.config.notes:
+                self._say(f"note: {note}")
+            self._say(f"ready: {self._describe()}")
             healthy = self._serve()
-        finally:
-            self._tap.stop()
-        self._finish()
-        if self._metrics is not None:
-            self._metrics.close()
-        return 0 if healthy else 1
+        except BaseException:
+            self._abandon()
+            raise
+        return 0 if self._finish() and healthy else 1
 
     def _start(self) -> None:
-        """Everything that needs privilege. Nothing is copied before all of it has worked."""
+        """Everything that needs privilege. Nothing is copied yet."""
         capture = self.config.capture
         if os.geteuid() != 0:
             raise LoadError(
                 "`shadowtap run` needs root to load the kernel program (it gives the privilege up afterwards)"
             )
         self._user = privileges.service_user(self.config.user)
-        if (order := Order.of(self.config)).upstreams:
-            order.balancer()  # an upstream that is no good is told now, in one line; workers make their own
+        order = Order.of(self.config)
+        if order.upstreams:  # names are resolved once, here: what was checked is what every worker uses
+            order = replace(order, upstreams=tuple(upstream.name for upstream in order.balancer().upstreams))
         self._prepare_directory()
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         tap_order = order_for(capture.interface, capture.workers, capture.ring_bytes, capture.attach)
         self._tap = Tap.load(tap_order)
-        self._crew = Crew(self.config, _run_id(), self._tap.rings, self._user.pw_name)
+        self._crew = Crew(
+            order, self.config.mark, new_run_id(time.time_ns()), self._tap.rings, capture.ring_bytes, self._user.pw_name
+        )
         try:
             self._crew.start_keeper(tap_order.ifindex, self._tap.unattached)
             self._crew.start_workers()
             self._await_workers(self._crew)
-            self._metrics = MetricsServer(self.config.metrics.address, self._snapshot) if self.config.metrics else None
         except BaseException:
-            self._crew.end()
-            self._tap.close()
+            self._abandon()
             raise
-        self._tap.watch(capture.ports)
-        self._tap.arm(self._control(), capture.lease_ms * 1_000_000)
+
+    def _abandon(self) -> None:
+        self._crew.end()
+        self._tap.close()
 
     def _describe(self) -> str:
         capture = self.config.capture
@@ -137,27 +153,46 @@ class Service:
         self._stop = True
 
     def _serve(self) -> bool:
-        """Renew the lease and hear the workers until told to stop; False when workers kept dying."""
+        """Renew the lease and hear the workers until told to stop; False when something else ends the run."""
         interval_s = self.config.capture.lease_ms / 1000 / 4
-        news_due_s, keeper_missed = 0.0, False
+        look_due_s = 0.0
         while not self._stop:
-            self._tap.renew()
+            if (late_s := self._tap.renew()) > 0:
+                self._say(f"the lease had run out {late_s:.1f} s ago: until now nothing was copied")
             for key, _ in self._selector.select(interval_s):
                 if not self._hear(key.data):
                     return False
-            if (now_s := time.monotonic()) >= news_due_s:
-                self._crew.workers[0].tell({"kernel": self._kernel()._asdict()})
-                news_due_s = now_s + KERNEL_NEWS_S
-                if not keeper_missed and self._crew.keeper_died():
-                    keeper_missed = True
-                    self._say("the keeper died: new connections to the shadow carry no socket mark, only the header")
+            if (now_s := time.monotonic()) >= look_due_s:
+                look_due_s = now_s + LOOK_ROUND_S
+                if not self._look_round():
+                    return False
+        return True
+
+    def _look_round(self) -> bool:
+        """False when the interface is no longer the one that the program hangs at."""
+        self._crew.workers[0].tell({"kernel": self._kernel_news()})
+        for worker in self._crew.kill_stuck(STUCK_S):
+            self._say(f"worker {worker} has not reported for {STUCK_S:.0f} s: killed")
+        if self._crew.keeper_died() and not self._keeper_missed:
+            self._keeper_missed = True
+            self._say("the keeper died: new connections to the shadow carry no socket mark, only the header")
+        try:
+            ifindex = socket.if_nametoindex(self.config.capture.interface)
+        except OSError:
+            ifindex = 0
+        if ifindex != self._tap.order.ifindex:
+            self._say(f"interface {self.config.capture.interface} is gone, and the kernel program with it: ending")
+            return False
         return True
 
     def _hear(self, worker: Worker) -> bool:
         if worker.listen():
+            self._tell_problem(worker)
             return True
         self._selector.unregister(worker.channel)
-        if self._crew.restarts >= RESTARTS_MAX:
+        now_s = time.monotonic()
+        self._deaths_s = [each for each in self._deaths_s if each > now_s - RESTARTS_WINDOW_S] + [now_s]
+        if len(self._deaths_s) > RESTARTS_MAX:
             self._say(f"worker {worker.number} died again: giving up after {RESTARTS_MAX} restarts")
             self._crew.give_up(worker)
             return False
@@ -169,41 +204,61 @@ class Service:
         self._selector.register(fresh.channel, selectors.EVENT_READ, fresh)
         return True
 
-    def _finish(self) -> None:
-        """The tap is stopped already: let the workers end, print the account, detach."""
+    def _tell_problem(self, worker: Worker) -> None:
+        problem = worker.report.get("problem", "")
+        if problem and problem != self._problem:
+            self._say(f"recording: {problem}")
+        self._problem = problem
+
+    def _finish(self) -> bool:
+        """End the lease, let the workers end, print the account, detach. False when the account does not close."""
+        self._tap.stop()
         self._say("stopping: capture has ended, finishing what is in flight")
         kernel_counters = self._kernel()
-        self._crew.workers[0].tell({"kernel": kernel_counters._asdict()})
+        self._crew.workers[0].tell({"kernel": self._kernel_news()})
         for worker in self._crew.workers:
             worker.tell({"stop": True})
         self._await_end()
         account = self._crew.account()
-        account.dropped["shutdown"] += max(0, account.in_flight)
-        self._crew.end()
-        self._tap.close()
-        for line in account_lines(account, kernel_counters):
-            print(line)
+        rows_lost = int(self._crew.events().get("recording", {}).get("rows_lost", 0))
+        if self._metrics is not None:
+            self._metrics.close()  # before what it reads from
+        for line in account_lines(account, kernel_counters, rows_lost):
+            print(line, flush=True)
+        self._crew.await_exit(CONVERT_S)
+        self._abandon()
+        if account.in_flight:
+            self._say(f"{account.in_flight} requests are unaccounted for: please report this, it is a bug")
+        return account.in_flight == 0
 
     def _await_end(self) -> None:
-        deadline = time.monotonic() + self.config.stop_timeout_s + 35  # the recording is converted after the drain
-        open_channels = {worker.number for worker in self._crew.workers if worker.channel.fileno() >= 0}
-        while open_channels and (left := deadline - time.monotonic()) > 0:
+        """Until every worker has sent its final report, or has ended without."""
+        deadline = time.monotonic() + self.config.stop_timeout_s + STUCK_S
+        waiting = {worker.number for worker in self._crew.workers if worker.channel.fileno() >= 0}
+        while waiting and (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 worker = key.data
                 alive = worker.listen()
                 if not alive or worker.done:
                     self._selector.unregister(worker.channel)
-                    open_channels.discard(worker.number)
+                    waiting.discard(worker.number)
                 if not worker.done and not alive:
                     self._crew.give_up(worker)
+        for worker in self._crew.workers:
+            if worker.number in waiting:
+                worker.process.kill()
+                self._crew.give_up(worker)
+
+    def _kernel_news(self) -> dict[str, int]:
+        """What the tap counted, and how often its lease ran out."""
+        return {**self._kernel()._asdict(), "lease_lapses": self._tap.lapses}
 
     def _kernel(self) -> Counters:
         return self._tap.counters()
 
     def _snapshot(self) -> Snapshot:
         """For the metrics endpoint; called from its thread, reads only."""
-        workers = list(self._crew.workers)
-        reports = add_up(worker.report for worker in workers if worker.report)
+        reports = self._crew.events()
         return Snapshot(
             shadow=self.config.shadow[0],
             account=self._crew.account(),
@@ -213,20 +268,6 @@ class Service:
             memory_bytes=_own_memory() + _memory_of(self._crew.keeper_pid()) + int(reports.get("memory_bytes", 0)),
             share_ppm=self.config.shadow[1].share_ppm,
         )
-
-
-def account_lines(account: Account, counters: Counters) -> list[str]:
-    """What is printed at the end: the account, and what the kernel saw."""
-    lost = counters.ring_full + counters.over_budget
-    lines = ["", "account of requests", *account.lines(), "", "segments on the watched ports, in the kernel"]
-    lines += [f"  {name:<15}{value:>12}" for name, value in counters._asdict().items() if value or name == "copied"]
-    if lost:
-        lines.append(
-            f"  {lost} segments were lost before the account could see them: {counters.ring_full} found the ring full "
-            f"(capture.ring_kib, capture.workers), {counters.over_budget} were over the budget; "
-            f"{counters.lost_to_server} of them carried requests"
-        )
-    return lines
 
 
 def _per_cpu(limit: int) -> int:
@@ -249,8 +290,3 @@ def _memory_of(pid: int | None) -> int:
 def run(config: Config) -> int:
     """`shadowtap run`: until SIGTERM or SIGINT."""
     return Service(config, lambda line: print(f"shadowtap: {line}", file=sys.stderr, flush=True)).run()
-
-
-def _run_id() -> str:
-    """Names the run's files: sorts by start, and no two runs share it."""
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"

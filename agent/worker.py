@@ -8,13 +8,13 @@ it is ready, the last has "final".
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import time
 from dataclasses import asdict
 from typing import Any
 
+from agent import messages
 from agent.capture.ring import Ring
 from agent.http.pairing import Pairing
 from agent.keeper import MarkedSockets
@@ -28,7 +28,7 @@ from replay.exchange import Exchange
 from replay.recording import Recorder, RecordingSettings
 
 TICK_S = 1.0
-MESSAGE_LIMIT_BYTES = 65536
+LOST = ("ring_full", "over_budget", "unreadable", "cut", "lease_lapses")  # what the account cannot have seen
 BATCHES_A_POLL = 8  # then the replay connections get their turn, however full the ring is
 
 
@@ -112,10 +112,10 @@ class Worker:
     def _tick(self) -> None:
         if self._stopping.is_set():
             return
-        now_ns = time.time_ns()
-        self._take(self._flows.expire(now_ns))
+        self._ring.follow_clock()
+        self._take(self._flows.expire(self._ring.now_ns()))
         if self._recorder is not None:
-            self._recorder.flush(now_ns, self._mirror.account, self._extra())
+            self._recorder.flush(time.time_ns(), self._mirror.account, self._extra())
         self._report()
         self._loop.call_later(TICK_S, self._tick)
 
@@ -128,17 +128,16 @@ class Worker:
             await self._replayer.drain(self.order.stop_timeout_s)
         if self._recorder is not None:
             self._recorder.close(time.time_ns(), self._mirror.account, self._extra())
-        self._report(final=True)
+        self._report(final=True)  # before the conversion: on a busy host that may take longer than the service waits
+        if self._recorder is not None:
+            self._recorder.convert()
 
     def _listen(self) -> None:
         """A message of the service; the end of the channel means that it is gone, and then so are we."""
         try:
-            data = self._channel.recv(MESSAGE_LIMIT_BYTES)
+            message = messages.receive(self._channel) or {"stop": True}
         except BlockingIOError:
             return
-        except OSError:
-            data = b""
-        message: dict[str, Any] = json.loads(data) if data else {"stop": True}
         if "kernel" in message:
             self._kernel = message["kernel"]
         if "stop" in message:
@@ -147,8 +146,7 @@ class Worker:
 
     def _extra(self) -> dict[str, Any]:
         kernel = self._kernel
-        lost = {name: kernel[name] for name in ("ring_full", "over_budget", "unreadable", "cut") if name in kernel}
-        return {"capture": kernel, "lost": lost}
+        return {"capture": kernel, "lost": {name: kernel[name] for name in LOST if name in kernel}}
 
     def _report(self, final: bool = False) -> None:
         report = {
@@ -174,7 +172,8 @@ class Worker:
             "problem": self._recorder.problem if self._recorder else "",
         }
         try:
-            self._channel.send(json.dumps(report).encode())
+            self._channel.setblocking(final)  # the last one must arrive, the others may be left out
+            messages.send(self._channel, report)
         except BlockingIOError:
             pass  # the service is behind; the next report says the same and more
         except OSError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import signal
 import socket
@@ -19,13 +18,12 @@ from typing import Any
 
 import uvloop
 
-from agent import privileges
+from agent import messages, privileges
 from agent.capture.ring import Ring
 from agent.keeper import MarkedSockets
 from agent.order import Order
 from replay.lean import lean_arrow
 
-MESSAGE_LIMIT_BYTES = 131_072
 _SCHEDULERS = {"batch": os.SCHED_BATCH, "idle": os.SCHED_IDLE}
 
 
@@ -35,7 +33,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel_fd, ring_fd, keeper_fd = map(int, sys.argv[1:4])
     channel = socket.socket(fileno=channel_fd)
-    message = json.loads(channel.recv(MESSAGE_LIMIT_BYTES))
+    message = messages.receive(channel)
+    if message is None:
+        return
     channel.setblocking(False)
     order = Order.from_json(message["order"])
     ring = Ring(ring_fd, message["ring_bytes"])
@@ -56,7 +56,7 @@ def lower_priority(nice: int, scheduler: str) -> None:
     Where the kernel groups processes by session (autogroup, usual outside of systemd's services), a nice value counts
     only within its session, and ours is our own: there the group has to be nice.
     """
-    os.setpriority(os.PRIO_PROCESS, 0, nice)
+    os.setpriority(os.PRIO_PROCESS, 0, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))  # raising it needs privilege
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(nice))
     if scheduler in _SCHEDULERS:

@@ -76,7 +76,7 @@ static __always_inline __u16 network_header(struct __sk_buff *skb, __u32 *at)
 /* What the header at offset `at` says; `ip` may lie in the packet or on the stack. */
 static __always_inline int ipv4_facts(struct __sk_buff *skb, const struct ipv4_header *ip, __u32 at, struct packet *p)
 {
-	if (ip->protocol != PROTOCOL_TCP)
+	if (ip->protocol != PROTOCOL_TCP || (ip->version_ihl & 0xf0) != 0x40 || (ip->version_ihl & 15) < 5)
 		return PARSED_NO;
 	if (ip->fragment & bpf_htons(0x3fff)) /* offset, or more fragments */
 		return PARSED_FRAGMENT;

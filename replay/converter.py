@@ -10,7 +10,7 @@ from pathlib import Path
 def start_converter(directory: Path) -> subprocess.Popen[bytes]:
     """Run `recover` in a process of its own; OSError if it cannot be started. The caller waits for it or polls it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "replay.convert", str(directory)],
+        [sys.executable, "-m", "replay.convert", str(directory.absolute())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -51,6 +51,7 @@ class Dropped(StrEnum):
     QUEUE_FULL = "queue_full"  # the queue in front of the shadow was full; the newest request is dropped
     QUEUE_TIMEOUT = "queue_timeout"  # it waited longer than the limit
     NO_UPSTREAM = "no_upstream"  # the balancer had none to give
+    BACKOFF = "backoff"  # its upstream had just failed several times and was not tried
     SHUTDOWN = "shutdown"  # the agent ended before it was sent or answered
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from replay.balancer.upstream import Upstream
 from replay.connection import Connection, State
-from replay.exchange import Answer, Dropped, Outcome
+from replay.exchange import Dropped, Outcome
 from replay.job import Hub, Job
 from replay.sockets import reason_of
 from replay.wire import wire_size
@@ -128,8 +128,7 @@ class Lane:
         front, upstream = self._front, self.upstream
         if upstream.failures and not upstream.usable(time.monotonic()):
             front.counters.fast_failures += 1
-            detail = f"not tried: {upstream.failures} connections failed in a row"
-            front.end(upstream, job, _not_sent(upstream, job, detail))
+            front.end(upstream, job, Dropped.BACKOFF)
             return
         try:
             sock = front.socket_factory(upstream.family)
@@ -179,7 +178,3 @@ class Lane:
         counters.queue_bytes -= job.size_bytes
         self._front.left_queue()
         return job
-
-
-def _not_sent(upstream: Upstream, job: Job, detail: str) -> Outcome:
-    return Outcome(Answer.CONNECT, upstream.name, 0, b"", b"", 0, job.t_queued_ns, 0, 0, 0, detail)

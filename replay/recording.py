@@ -5,15 +5,18 @@
 Exchanges are collected and made into rows some hundreds at a time, and rows encoded a batch at a time: about 5 us a row
 in all. One by one, between other work, making a row takes three times as long, since its code is never in the cache.
 Nothing here raises once it has started. A disk that is full or gone costs rows, and those are counted; writing is tried
-again after a while. The clock is the caller's.
+again after a while. Wall time is the caller's and only told to others; what is waited for here goes by the monotonic
+clock, so that a step of the wall clock delays nothing.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,8 @@ from replay.errors import RecordingError
 from replay.exchange import Exchange, Fate, Outcome
 from replay.retention import delete_oldest
 from replay.row import Row, build_row, differs, exemplar
-from replay.runfile import RUN_SUFFIX, RunFile
+from replay.runfile import RUN_SUFFIX, RunFile, new_run_id
+from replay.settings import RecordingCounters, RecordingSettings
 from replay.spool import SPOOL_SUFFIX, Spool
 
 __all__ = ["Fate", "Recorder", "RecordingCounters", "RecordingSettings", "new_run_id"]
@@ -33,47 +37,23 @@ BATCH_ROWS = 1024  # rows in memory before they are written, whatever the time
 PENDING_ROWS = 256  # exchanges that wait to be made into rows; a multiple of this is BATCH_ROWS
 PENDING_BYTES = 1 << 20  # of bodies they may hold meanwhile
 RETRY_NS = 10_000_000_000  # after a failed write
-MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class RecordingSettings:
-    """Limits of a recording, unchecked. The directory's must be well above `rotate_bytes` for each worker."""
-
-    rotate_bytes: int = 128 * MIB
-    rotate_seconds: int = 900
-    directory_bytes: int = 4096 * MIB  # the oldest Parquet files are deleted beyond this
-    exemplars: int = 20  # rows of each file that keep heads and bodies because the answers differ
-    exemplar_bytes: int = 4096  # of each head and body
-    convert_wait_seconds: float = 30.0  # how long `close` waits for the last conversion
-
-
-@dataclass(slots=True)
-class RecordingCounters:
-    """What the recorder did and what it could not do."""
-
-    rows: int = 0  # handed to `add`
-    rows_written: int = 0  # in a spool
-    rows_lost: int = 0  # not written because writing failed
-    rows_refused: int = 0  # had a value no column can hold
-    write_errors: int = 0
-    spools: int = 0
-    exemplars: int = 0
-    converter_failures: int = 0  # runs of the converter that failed or could not be started
-    files_deleted: int = 0  # Parquet files, for the directory's limit
-    bytes_deleted: int = 0
-
-
-def new_run_id(now_ns: int) -> str:
-    """A name for one run of the agent, the same for all its workers: the time and something random."""
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ns // 1_000_000_000)) + "-" + os.urandom(3).hex()
+CONVERT_WAIT_S = 30.0  # for the last conversion
+DIRECTORY_MODE = 0o750
 
 
 class Recorder:
     """One worker's recording. `problem` is "" or what keeps it from writing, in one line."""
 
     def __init__(
-        self, directory: Path, settings: RecordingSettings, *, run: str, worker: int, shadow: str, now_ns: int
+        self,
+        directory: Path,
+        settings: RecordingSettings,
+        *,
+        run: str,
+        worker: int,
+        shadow: str,
+        now_ns: int,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Open the directory, which is made if it is not there; RecordingError when it cannot be written.
 
@@ -94,17 +74,19 @@ class Recorder:
         self._exemplars: dict[int, Row] = {}  # by position in _rows
         self._exemplars_left = settings.exemplars
         self._spool: Spool | None = None
-        self._spool_since_ns = now_ns
+        self._clock = monotonic_ns
+        self._spool_since_ns = self._limit_ns = monotonic_ns()
         self._retry_ns = 0  # nothing is written before this
-        self._over_limit = False  # nothing is written either
-        self._limit_ns = now_ns  # when that was last looked at
-        self._now_ns = now_ns
+        self._over_limit = False  # nothing is written either; _limit_ns is when that was last looked at
+        self._now_ns = now_ns  # wall time, for the run file
         self._converter: subprocess.Popen[bytes] | None = None
         self._open_directory()
 
     def _open_directory(self) -> None:
         try:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+            # The converter works in another directory, and so may our own process one day.
+            self._directory = self._directory.absolute()
+            self._directory.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
             self._run_file.write(self._run_path, durable=False)
             if any(self._directory.glob("*" + SPOOL_SUFFIX)):
                 self._convert()
@@ -148,43 +130,47 @@ class Recorder:
     def flush(self, now_ns: int, account: Account | None = None, extra: dict[str, Any] | None = None) -> None:
         """Write what is pending, rotate when it is time, and replace the run file if given an account. Never raises.
 
-        Call it once a second. `extra` is JSON of the caller's: numbers under "lost" are what was lost before the
-        account could see it (ring records, for instance); compare names and adds them.
+        Call it once a second. `extra` is JSON of the caller's. Numbers under "lost" are what was lost before the
+        account could see it (ring records, for instance), those under "capture" any others of the capture's: both are
+        totals of the whole run, so of what several recorders of a run tell, compare takes the largest.
         """
         self._now_ns = now_ns
         self._write_rows()
-        spool = self._spool
-        if spool is None:
-            self._spool_since_ns = now_ns
-        elif (
+        self._check_spool()
+        spool, clock_ns = self._spool, self._clock()
+        if spool is not None and (
             spool.bytes >= self._settings.rotate_bytes
-            or now_ns - self._spool_since_ns >= self._settings.rotate_seconds * 1_000_000_000
+            or clock_ns - self._spool_since_ns >= self._settings.rotate_seconds * 1_000_000_000
         ):
             self._rotate()
         self._reap()
-        if self._over_limit and now_ns - self._limit_ns >= RETRY_NS:
+        if self._over_limit and clock_ns - self._limit_ns >= RETRY_NS:
             self._convert()
             self._keep_limit()
         if account is not None:
             self._write_run_file("running", account, extra)
 
-    def close(
-        self, now_ns: int, account: Account, extra: dict[str, Any] | None = None, *, convert: bool = True
-    ) -> None:
-        """Write the rest and the final run file, and convert, waiting for that up to the limit of the settings.
-
-        What is not converted then is read by `compare` as it is, and converted at the next start. Never raises.
-        """
+    def close(self, now_ns: int, account: Account, extra: dict[str, Any] | None = None) -> None:
+        """Write the rest and the final run file, which takes milliseconds; `convert` may follow. Never raises."""
         self._now_ns = now_ns
         self._retry_ns = 0
         self._write_rows()
+        self._check_spool()
         self._close_spool()
         self._write_run_file("ended", account, extra)
-        self._await_converter()  # one that began earlier found our spool in use
-        if convert:
-            self._convert()
-            self._await_converter()
         self._keep_limit()
+
+    def convert(self, wait_s: float = CONVERT_WAIT_S) -> bool:
+        """After `close`: make Parquet of what is left, and block until that is done, for `wait_s` in all. Never raises.
+
+        False when it was not done: it is read by `compare` as it is, and converted at the next start.
+        """
+        failures, end_ns = self.counters.converter_failures, self._clock() + int(wait_s * 1e9)
+        if self._await_converter(end_ns):  # one that began earlier found our spool in use
+            failures = self.counters.converter_failures
+            self._convert()
+            self._await_converter(end_ns)
+        return self.counters.converter_failures == failures
 
     def _write_rows(self) -> None:
         self._make_rows()
@@ -192,11 +178,12 @@ class Recorder:
         if not rows:
             return
         self._rows, self._exemplars = [], {}
-        if self._now_ns < self._retry_ns or self._over_limit:
+        if self._over_limit or self._clock() < self._retry_ns:
             self.counters.rows_lost += len(rows)
             return
         batch, refused = encode(rows, exemplars)
         self.counters.rows_refused += refused
+        self.counters.rows_lost += refused
         if batch is None:
             return
         try:
@@ -212,9 +199,18 @@ class Recorder:
         self.problem = ""
 
     def _open_spool(self) -> None:
+        self._directory.mkdir(exist_ok=True, mode=DIRECTORY_MODE)  # somebody may have removed it
         self._spool = Spool(self._directory, f"{self._stem}-{self.counters.spools:05d}")
-        self._spool_since_ns = self._now_ns
+        self._spool_since_ns = self._clock()
         self.counters.spools += 1
+
+    def _check_spool(self) -> None:
+        """Somebody may have deleted the spool; what is in it then, and what we might still write, is nowhere."""
+        spool = self._spool
+        if spool is not None and spool.deleted:
+            self.counters.rows_written -= spool.rows
+            self.counters.rows_lost += spool.rows
+            self._failed(OSError(errno.ENOENT, "the spool was deleted"))
 
     def _close_spool(self) -> None:
         spool, self._spool = self._spool, None
@@ -230,7 +226,7 @@ class Recorder:
         """Writing failed: say so once, give up the spool (what is in it is whole) and try again later."""
         self.counters.write_errors += 1
         self.problem = f"recording to {self._directory}: {error.strerror}; rows are lost, and counted, until it works"
-        self._retry_ns = self._now_ns + RETRY_NS
+        self._retry_ns = self._clock() + RETRY_NS
         self._close_spool()
 
     def _rotate(self) -> None:
@@ -251,14 +247,17 @@ class Recorder:
         if self._converter is not None and self._converter.poll() is not None:
             self._converter_ended(self._converter.returncode)
 
-    def _await_converter(self) -> None:
+    def _await_converter(self, end_ns: int) -> bool:
+        """Wait for one that runs; it is ended, and the answer False, when it takes longer than until `end_ns`."""
         if self._converter is None:
-            return
+            return True
         try:
-            self._converter_ended(self._converter.wait(self._settings.convert_wait_seconds))
+            self._converter_ended(self._converter.wait((end_ns - self._clock()) / 1e9))
+            return True
         except subprocess.TimeoutExpired:
             self._converter.kill()
             self._converter_ended(self._converter.wait())
+            return False
 
     def _converter_ended(self, status: int) -> None:
         self._converter = None
@@ -276,7 +275,7 @@ class Recorder:
 
     def _keep_limit(self) -> None:
         """Delete old files; stop writing while spools that nobody converts hold the directory above its limit."""
-        limit, self._limit_ns = self._settings.directory_bytes, self._now_ns
+        limit, self._limit_ns = self._settings.directory_bytes, self._clock()
         kept = delete_oldest(self._directory, limit, None if self._spool is None else self._spool.path)
         self.counters.files_deleted += kept.files_deleted
         self.counters.bytes_deleted += kept.bytes_deleted

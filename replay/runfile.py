@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ class RunFile:
                 file.flush()
                 os.fsync(file.fileno())
         part.replace(path)
+
+
+def new_run_id(now_ns: int) -> str:
+    """A name for one run of the agent, the same for all its workers: the time and something random."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ns // 1_000_000_000)) + "-" + os.urandom(3).hex()
 
 
 def read_run_file(path: Path) -> RunFile:

@@ -1,4 +1,4 @@
-"""What can be set for the replay client, and what it counts."""
+"""What can be set for the replay client and the recording, and what they count. Loads nothing."""
 
 from __future__ import annotations
 
@@ -60,3 +60,30 @@ class ReplayCounters:
     def open_requests(self) -> int:
         """Accepted and not ended."""
         return self.submitted - self.refused - self.done
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingSettings:
+    """Limits of a recording, unchecked. The directory's must be well above `rotate_bytes` for each worker."""
+
+    rotate_bytes: int = 128 * MIB
+    rotate_seconds: int = 900
+    directory_bytes: int = 4096 * MIB  # the oldest Parquet files are deleted beyond this
+    exemplars: int = 20  # rows of each file that keep heads and bodies because the answers differ
+    exemplar_bytes: int = 4096  # of each head and body
+
+
+@dataclass(slots=True)
+class RecordingCounters:
+    """What the recorder did and what it could not do. After a flush `rows = rows_written + rows_lost`."""
+
+    rows: int = 0  # handed to `add`
+    rows_written: int = 0  # in a spool; falls when one was deleted that was still being written
+    rows_lost: int = 0  # not written, or deleted with their spool
+    rows_refused: int = 0  # the lost ones that had a value no column can hold
+    write_errors: int = 0
+    spools: int = 0
+    exemplars: int = 0
+    converter_failures: int = 0  # runs of the converter that failed or could not be started
+    files_deleted: int = 0  # Parquet files, for the directory's limit
+    bytes_deleted: int = 0

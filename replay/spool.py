@@ -46,6 +46,14 @@ class Spool:
         finally:
             new.unlink(missing_ok=True)
 
+    @property
+    def deleted(self) -> bool:
+        """Somebody deleted the file: what is in it is lost once it is closed."""
+        try:
+            return os.fstat(self._fd).st_nlink == 0
+        except OSError:  # how NFS tells it
+            return True
+
     def append(self, batch: pa.RecordBatch) -> None:
         """Write one batch; when that fails (disk full), what was written of it is taken back."""
         message = batch.serialize()

@@ -35,7 +35,7 @@ class Control(NamedTuple):
 
 
 class Counters(NamedTuple):
-    """struct counters, summed over the CPUs."""
+    """struct counters, summed over the CPUs. Every segment on a watched port is in exactly one of ACTIONS."""
 
     lease_over: int
     own: int
@@ -52,4 +52,5 @@ class Counters(NamedTuple):
     fragments: int
 
 
+ACTIONS = Counters._fields[:8]
 COUNTERS = struct.Struct(f"<{len(Counters._fields)}Q")

@@ -23,6 +23,7 @@ from agent.capture.segment import Segment
 
 PAGE_BYTES = mmap.PAGESIZE
 BATCH_SEGMENTS = 2048
+CLOCK_STEP_NS = 10_000_000
 _POSITION = struct.Struct("<Q")
 _KEY_AT = RECORD_HEADER_BYTES + KEY_OFFSET
 _PAYLOAD_AT = RECORD_HEADER_BYTES + EVENT_BYTES
@@ -48,8 +49,19 @@ class Ring:
         self._data = mmap.mmap(fd, PAGE_BYTES + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=PAGE_BYTES)
         self._mask = size_bytes - 1
         self._position: int = _POSITION.unpack_from(self._consumer, 0)[0]
-        self._epoch_offset_ns = epoch_offset_ns()
+        self.epoch_offset_ns = epoch_offset_ns()
         self.high_water_bytes = 0  # most that was ever waiting at a read
+
+    def now_ns(self) -> int:
+        """The present, in the clock of the segments."""
+        return time.monotonic_ns() + self.epoch_offset_ns
+
+    def follow_clock(self) -> None:
+        """Take over a step of the wall clock; to be called now and then. Smaller differences are left, for they would
+        only make times jitter."""
+        offset_ns = epoch_offset_ns()
+        if abs(offset_ns - self.epoch_offset_ns) > CLOCK_STEP_NS:
+            self.epoch_offset_ns = offset_ns
 
     def waiting_bytes(self) -> int:
         """Bytes written by the kernel and not read yet."""
@@ -58,7 +70,7 @@ class Ring:
 
     def read(self, limit: int = BATCH_SEGMENTS) -> list[Segment]:
         """Up to `limit` segments, oldest first; what they held in the ring is free afterwards."""
-        data, mask, offset_ns, unpack = self._data, self._mask, self._epoch_offset_ns, RECORD.unpack_from
+        data, mask, offset_ns, unpack = self._data, self._mask, self.epoch_offset_ns, RECORD.unpack_from
         position = self._position
         producer: int = _POSITION.unpack_from(data, 0)[0]
         if producer - position > self.high_water_bytes:

@@ -78,6 +78,8 @@ class Tap:
         self._ports = mmap.mmap(self._ports_fd, PORT_WORDS * 8)
         self._cpus = kernel.possible_cpus()
         self.lease_ns = 0
+        self.lapses = 0  # renewals that came too late
+        self._lease_until_ns = 0
 
     @classmethod
     def load(cls, order: TapOrder, interpreter: str = LOADER_INTERPRETER) -> Tap:
@@ -108,13 +110,18 @@ class Tap:
 
     def arm(self, control: Control, lease_ns: int) -> None:
         """Write the orders and begin the lease: from here on the program copies."""
-        self.lease_ns = lease_ns
+        self.lease_ns, self._lease_until_ns = lease_ns, 0
         CONTROL.pack_into(self._control, 0, 0, *control)
         self.renew()
 
-    def renew(self) -> None:
-        """Put the lease's end off; to be called several times per lease."""
-        LEASE.pack_into(self._control, 0, time.monotonic_ns() + self.lease_ns)
+    def renew(self) -> float:
+        """Put the lease's end off; to be called several times per lease. How long ago it had run out, in seconds."""
+        now_ns = time.monotonic_ns()
+        late_ns = now_ns - self._lease_until_ns if self._lease_until_ns else 0
+        self._lease_until_ns = now_ns + self.lease_ns
+        LEASE.pack_into(self._control, 0, self._lease_until_ns)
+        self.lapses += late_ns > 0
+        return max(0, late_ns) / 1e9
 
     def stop(self) -> None:
         """End the lease: nothing is copied any more. Links stay until `close`."""
@@ -143,7 +150,7 @@ def _start_loader(interpreter: str, fd: int, log: Any) -> subprocess.Popen[bytes
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, "PYTHONPATH": root},
+            env={**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"},  # never import from where we were started
         )
     except FileNotFoundError:
         raise LoadError(f"no {interpreter}: bcc needs Debian's python3 and python3-bpfcc") from None

@@ -1,6 +1,6 @@
 """The Prometheus endpoint, on loopback. Everything is read from one snapshot a scrape; nothing is kept here.
 
-A metric is one line in a table below, so that README, code and `curl` cannot tell different stories.
+The state of the present stands in the table `agent.merge.GAUGES`, the reports' counters go by their own names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import start_http_server
 from prometheus_client.metrics_core import Metric
 
+from agent.capture.layout import ACTIONS
 from agent.errors import LoadError
+from agent.merge import GAUGES
 from replay.account import Account
 
 PREFIX = "shadowtap_"
@@ -35,19 +37,6 @@ class Snapshot:
     share_ppm: int = 0
 
 
-# name, help, path in the workers' report
-_GAUGES = (
-    ("ring_waiting_bytes", "Bytes in the rings that are not read yet", "ring.waiting_bytes"),
-    ("ring_size_bytes", "Size of the rings", "ring.size_bytes"),
-    ("ring_high_water_bytes", "Most that was ever waiting at a read", "ring.high_water_bytes"),
-    ("flows_open", "TCP connections being followed", "flows.open"),
-    ("flows_buffered_bytes", "Bytes held for segments that are still missing", "flows.buffered_bytes"),
-    ("exchanges_open", "Requests and responses being followed", "http.open"),
-    ("queue_requests", "Requests waiting in front of the shadow", "replay.queue_entries"),
-    ("queue_bytes", "Their bytes", "replay.queue_bytes"),
-    ("queue_peak_requests", "Longest the queue has been", "replay.queue_peak_entries"),
-    ("connections_open", "Connections to the shadow", "replay.open_connections"),
-)
 # report section, metric prefix, help; every number in the section that is not a gauge becomes a counter
 _SECTIONS = (
     ("flows", "stream_events", "What happened while following TCP connections"),
@@ -55,17 +44,7 @@ _SECTIONS = (
     ("replay", "replay_events", "What happened while sending to the shadow"),
     ("recording", "recording_events", "What happened while recording"),
 )
-_NOT_EVENTS = {
-    "open",
-    "buffered_bytes",
-    "queue_entries",
-    "queue_bytes",
-    "queue_peak_entries",
-    "open_connections",
-    "latency_sum_ns",
-    "latency_count",
-    "latency_log2",
-}
+_NOT_EVENTS = {path.partition(".")[2] for path, _, _ in GAUGES} | {"latency_sum_ns", "latency_count", "latency_log2"}
 _LOST = ("ring_full", "over_budget", "unreadable")
 
 
@@ -80,7 +59,7 @@ class AgentCollector:
         now = self._snapshot()
         yield from _account(now)
         yield from _kernel(now)
-        for name, text, path in _GAUGES:
+        for path, name, text in GAUGES:
             yield GaugeMetricFamily(PREFIX + name, text, value=_at(now.workers, path))
         for section, name, text in _SECTIONS:
             events = {k: v for k, v in _section(now.workers, section).items() if k not in _NOT_EVENTS}
@@ -122,10 +101,12 @@ def _account(now: Snapshot) -> Iterator[Metric]:
 
 
 def _kernel(now: Snapshot) -> Iterator[Metric]:
-    segments = [([k], v) for k, v in now.kernel.items() if not k.endswith("_bytes")]
+    segments = [([k], now.kernel[k]) for k in ACTIONS]
     yield _counters(
         "kernel_segments", "Segments on the watched ports, by what the kernel program did", ["action"], segments
     )
+    others = [([k], v) for k, v in now.kernel.items() if k not in ACTIONS and not k.endswith("_bytes")]
+    yield _counters("kernel_events", "What else the kernel program counted, beside the actions", ["event"], others)
     yield _counters(
         "kernel_lost_segments",
         "Sampled segments that could not be copied",

@@ -18,6 +18,7 @@ from replay.compare.statistics import paired_ratio, quantiles
 from replay.compare.tally import COLUMNS, Pairs, Tally, feed
 from replay.compare.verdict import cautions, verdict
 from replay.errors import RecordingError
+from replay.runfile import RunFile
 
 
 def compare(directory: Path, *, seed: int = 1) -> Report:
@@ -86,17 +87,12 @@ def _route_report(name: str, counts: Counts, pairs: Pairs, speed: float, seed: i
 
 def _seen(recording: Recording, tally: Tally, pairs: Pairs) -> Seen:
     account = Account()
-    lost: Counter[str] = Counter()
-    counters: defaultdict[str, float] = defaultdict(float)
     own: Counter[str] = Counter()
     for file in recording.run_files:
         account.add(file.account)
         own.update(file.recording)
-        for name, value in _leaves(file.extra):
-            if name.startswith("lost."):
-                lost[name.removeprefix("lost.")] += int(value)
-            else:
-                counters[name] += value
+    counters = _extra(recording.run_files)
+    lost = {name.removeprefix("lost."): int(counters.pop(name)) for name in list(counters) if name.startswith("lost.")}
     speed = tally.span_s / tally.shadow_span_s if len(pairs.at_s) > 1 and tally.shadow_span_s > 0 else 1.0
     return Seen(
         directory=str(recording.directory),
@@ -106,14 +102,33 @@ def _seen(recording: Recording, tally: Tally, pairs: Pairs) -> Seen:
         workers_not_ended=sum(file.state != "ended" for file in recording.run_files),
         rows=recording.rows,
         account=account,
-        lost=dict(lost),
-        counters=dict(counters),
+        lost=lost,
+        counters=counters,
         recording=dict(own),
         torn_bytes=recording.torn_bytes,
         unreadable=tuple(recording.unreadable),
         every=tally.every,
         speed=speed,
     )
+
+
+def _extra(files: list[RunFile]) -> dict[str, float]:
+    """The numbers of all run files under their dotted names, added up.
+
+    "capture" and "lost" are totals of one kernel program, which goes on when the worker that is told them starts again:
+    within a run the largest counts.
+    """
+    totals: defaultdict[str, float] = defaultdict(float)
+    largest: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for file in files:
+        for name, value in _leaves(file.extra):
+            if name.startswith(("capture.", "lost.")):
+                largest[file.run, name] = max(largest[file.run, name], value)
+            else:
+                totals[name] += value
+    for (_, name), value in largest.items():
+        totals[name] += value
+    return dict(totals)
 
 
 def _leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

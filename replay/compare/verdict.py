@@ -92,7 +92,7 @@ def _not_recorded(seen: Seen, counts: Counts) -> list[str]:
     ended = seen.account.seen - seen.account.in_flight
     missing = ended - counts.account.seen
     if missing > 0:
-        known = {name: seen.recording.get(name, 0) for name in ("rows_lost", "rows_refused", "files_deleted")}
+        known = {name: seen.recording.get(name, 0) for name in ("rows_lost", "files_deleted")}
         why = reasons({name.replace("_", " "): n for name, n in known.items() if n}) or "no reason known"
         said.append(f"{missing} of {ended} requests in the account have no row ({why})")
     if seen.workers_not_ended:

@@ -6,16 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agent import crew as module
-from agent.config import Config, parse
 from agent.crew import Crew
 from agent.errors import LoadError
+from agent.order import Order
 
-CONFIG = parse("capture: {interface: lo, ports: [80], workers: 2}\nshadows: {candidate: {}}\n", "f.yaml")
+ORDER, MARK, RING_BYTES = Order(ports=(80,)), 7, 4096
 WORKER = """
 import json, socket, sys
 channel = socket.socket(fileno=int(sys.argv[1]))
@@ -26,7 +27,9 @@ def report(final=False):
     seen += 10
     account = {"seen": seen, "replayed": seen - 3, "incomplete": {}, "skipped": {"method": 1}, "dropped": {},
                "answers": {"ok": seen - 3}}
-    channel.send(json.dumps({"worker": order["worker"], "final": final, "account": account}).encode())
+    flows = {"segments": seen, "open": 5}
+    report = {"worker": order["worker"], "final": final, "account": account, "flows": flows}
+    channel.send(json.dumps(report).encode())
 report()
 while message := channel.recv(65536):
     what = json.loads(message)
@@ -56,10 +59,14 @@ def starting(**scripts: str) -> Start:
     return start
 
 
+def made_of(rings: list[int], order: Order = ORDER, mark: int = MARK) -> Crew:
+    return Crew(order, mark, "run", rings, RING_BYTES, "nobody")
+
+
 @pytest.fixture
 def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
     monkeypatch.setattr(module, "_start", starting(worker_start=WORKER, keeper=KEEPER))
-    made = Crew(CONFIG, "run", [0, 0], "nobody")
+    made = made_of([0, 0])
     yield made
     made.end()
     assert all(worker.process.poll() is not None for worker in made.workers)
@@ -101,6 +108,7 @@ def test_a_dead_worker_is_replaced_and_its_account_kept(crew: Crew) -> None:
     assert (before.seen, before.dropped, before.in_flight) == (20, {"worker_died": 2}, 2)
     hear(fresh, lambda: fresh.report)
     assert crew.account().seen == 30
+    assert crew.events()["flows"] == {"segments": 30, "open": 10}  # counters are kept, connections are gone with it
     fresh.tell({"die": True})
     hear(fresh, lambda: not fresh.listen())
     crew.give_up(fresh)
@@ -131,7 +139,7 @@ def test_several_reports_at_once_are_one(crew: Crew) -> None:
 
 def test_the_keeper_starts_only_when_there_is_something_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_start", starting())
-    crew = Crew(CONFIG.model_copy(update={"mark": 0}), "run", [0], "nobody")
+    crew = made_of([0], mark=0)
     crew.start_keeper(1, [])
     assert crew.keeper_pid() is None
     assert not crew.keeper_died()
@@ -155,7 +163,7 @@ def test_the_keeper_ends_with_its_lifeline(crew: Crew) -> None:
 )
 def test_a_keeper_that_cannot_start(monkeypatch: pytest.MonkeyPatch, script: str, says: str) -> None:
     monkeypatch.setattr(module, "_start", starting(keeper=script))
-    crew = Crew(CONFIG, "run", [0], "nobody")
+    crew = made_of([0])
     with pytest.raises(LoadError, match=f"the keeper process could not start: {says}"):
         crew.start_keeper(1, [])
     crew.end()
@@ -163,23 +171,20 @@ def test_a_keeper_that_cannot_start(monkeypatch: pytest.MonkeyPatch, script: str
 
 def test_end_kills_what_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_start", starting(worker_start="import time; time.sleep(1000)"))
-    crew = Crew(CONFIG, "run", [0], "nobody")
+    crew = made_of([0])
     crew.start_workers()
     crew.end()
     assert crew.workers[0].process.returncode == -9
 
 
-def with_upstreams(name: str) -> Config:
+def with_upstreams(name: str) -> Order:
     """As many upstreams as are allowed."""
-    shadow = CONFIG.shadow[1].model_copy(
-        update={"upstreams": [f"shadow-{n:04}.{name}.example:80" for n in range(1024)]}
-    )
-    return CONFIG.model_copy(update={"shadows": {"candidate": shadow}})
+    return replace(ORDER, upstreams=tuple(f"shadow-{n:04}.{name}.example:80" for n in range(1024)))
 
 
 def test_an_order_with_many_upstreams_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_start", starting(worker_start=WORKER.replace("65536", "131072")))
-    crew = Crew(with_upstreams("x" * 40), "run", [0], "nobody")
+    crew = made_of([0], with_upstreams("x" * 40))
     started(crew)
     crew.end()
 
@@ -187,4 +192,12 @@ def test_an_order_with_many_upstreams_arrives_whole(monkeypatch: pytest.MonkeyPa
 def test_an_order_that_is_too_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_start", starting())
     with pytest.raises(LoadError, match="too long: name fewer"):
-        Crew(with_upstreams("x" * 200), "run", [0], "nobody").start_workers()
+        made_of([0], with_upstreams("x" * 200)).start_workers()
+
+
+def test_a_worker_that_hangs_is_killed(crew: Crew) -> None:
+    started(crew)
+    crew.workers[1].heard_s -= 100
+    assert crew.kill_stuck(50.0) == [1]
+    hear(crew.workers[1], lambda: not crew.workers[1].listen())
+    assert crew.workers[0].process.poll() is None

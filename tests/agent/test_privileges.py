@@ -131,19 +131,51 @@ def test_where_the_installation_cannot_be_read_root_stays(tmp_path: Path, monkey
 
 
 @pytest.mark.root
-def test_who_may_write_where(tmp_path: Path) -> None:
+def test_who_may_write_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = pwd.getpwuid(0)
+    parents = set(tmp_path.parents)  # pytest's own are closed to others
+    enter = privileges._may_enter
+    monkeypatch.setattr(privileges, "_may_enter", lambda user, path: path in parents or enter(user, path))
     for mode, owner, group, may in (
         (0o700, NOBODY.pw_uid, 0, True),
         (0o500, NOBODY.pw_uid, 0, False),
         (0o770, 0, NOBODY.pw_gid, True),
         (0o705, 0, NOBODY.pw_gid, False),
-        (0o702, 0, 0, True),
+        (0o703, 0, 0, True),
+        (0o702, 0, 0, False),
         (0o755, 0, 0, False),
     ):
         os.chown(tmp_path, owner, group)
         tmp_path.chmod(mode)
         assert privileges.may_write(NOBODY, tmp_path) is may, oct(mode)
     os.chown(tmp_path, 0, 0)
+    tmp_path.chmod(0o777)
+    parents.remove(tmp_path.parent)
+    assert not privileges.may_write(NOBODY, tmp_path)  # cannot even get there
     tmp_path.chmod(0o700)
     assert privileges.may_write(root, tmp_path)
+
+
+@pytest.mark.root
+def test_giving_up_twice_is_no_error() -> None:
+    """A worker that is replaced starts in what the service has left: root without capabilities."""
+    code = """
+root = pwd.getpwnam("root")
+privileges.drop(root)
+code = "import os, pwd; from agent import privileges; privileges.drop(pwd.getpwnam('root')); print(os.geteuid())"
+result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+"""
+    assert in_a_process(code) == "0"
+
+
+def test_giving_up_beside_another_thread_is_refused() -> None:
+    code = """
+import threading, time
+threading.Thread(target=time.sleep, args=(5,), daemon=True).start()
+try:
+    privileges.drop(pwd.getpwnam("nobody"))
+    result = "dropped"
+except RuntimeError as error:
+    result = str(error)
+"""
+    assert "before the first thread" in str(in_a_process(code))

@@ -70,11 +70,10 @@ def measure(rows: int) -> dict[str, float]:
         cpu = time.process_time() - start
         grown = resident_kib() - rss
         spool = sum(p.stat().st_size for p in directory.glob("*.arrows"))
-        recorder.close(rows, Account(), convert=False)
+        recorder.close(rows, Account())
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         at = time.perf_counter()
-        recorder._convert()
-        recorder._await_converter()
+        recorder.convert(60.0)
         wall = time.perf_counter() - at
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         parquet = sum(p.stat().st_size for p in directory.glob("*.parquet"))

@@ -161,6 +161,13 @@ def test_lengths_that_lie_are_counted(bench: Bench) -> None:
     assert bench.counted(ether() / tcp4(b"", len=30)) == {"unreadable": 1}
 
 
+def test_headers_that_a_stack_discards_are_not_copied(bench: Bench) -> None:
+    short_tcp = ether() / IP(src="10.1.2.3", dst="10.9.8.7") / TCP(dport=80, dataofs=4, flags="PA") / Raw(b"GET /")
+    assert bench.counted(short_tcp) == {"unreadable": 1}
+    assert bench.counted(ether() / tcp4(b"x" * 40, ihl=4)) == {}
+    assert bench.counted(ether() / tcp4(b"x" * 40, version=6)) == {}
+
+
 def test_nothing_is_copied_without_a_lease(bench: Bench) -> None:
     packet = ether() / tcp4(b"x")
     bench.tap.stop()

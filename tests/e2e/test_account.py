@@ -86,7 +86,7 @@ def test_a_shadow_that_is_down_costs_answers_only(lab: Lab) -> None:
     assert_closed(ended)
     assert ended.account.answers["connect"] > 0
     assert set(ended.account.answers) == {"connect"}
-    assert set(ended.account.dropped) <= {"queue_full", "queue_timeout", "no_upstream"}
+    assert set(ended.account.dropped) <= {"queue_full", "queue_timeout", "no_upstream", "backoff"}
     assert ended.account.replayed + ended.account.dropped.total() == 1000
 
 

@@ -83,12 +83,11 @@ def test_every_name_is_there(lab: Lab) -> None:
 
 def test_what_waits_is_shown_while_it_waits(lab: Lab) -> None:
     limits = {"max_connections": 2, "queue_entries": 30, "queue_timeout_s": 60, "timeout_s": 60}
-    with running(lab, {"shadows": {"candidate": limits}, "stop_timeout_s": 0.2}) as agent:
-        with hung_shadow(lab):
-            lab.requests(50)
-            agent.await_metric("requests_in_flight", 32)
-            metrics = agent.metrics()
-            ended = agent.stop()
+    with running(lab, {"shadows": {"candidate": limits}, "stop_timeout_s": 0.2}) as agent, hung_shadow(lab):
+        lab.requests(50)
+        agent.await_metric("requests_in_flight", 32)
+        metrics = agent.metrics()
+        ended = agent.stop()
     assert (metrics.get("queue_requests"), metrics.get("connections_open")) == (30, 2)
     assert metrics.get("queue_bytes") > 30 * 20
     assert metrics.get("queue_peak_requests") == 30

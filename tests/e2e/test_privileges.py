@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from pathlib import Path
 
 import pytest
 
@@ -17,17 +18,14 @@ NET_ADMIN = 1 << privileges.CAP_NET_ADMIN
 SETS = ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd")
 
 
-def capabilities(pid: int) -> dict[str, int]:
-    status = status_of(pid)
-    return {name: int(status[name], 16) for name in SETS}
-
-
 def assert_bare(pid: int, keep: int = 0) -> None:
-    """No capability but those kept, no way to gain one, no groups."""
-    status = status_of(pid)
-    assert capabilities(pid) == {"CapEff": keep, "CapPrm": keep, "CapInh": 0, "CapAmb": 0, "CapBnd": keep}
-    assert status["NoNewPrivs"] == "1"
-    assert status["Groups"] == ""
+    """No capability but those kept, no way to gain one, no groups; in every thread, for each has its own."""
+    threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
+    for status in map(status_of, threads):
+        found = {name: int(status[name], 16) for name in SETS}
+        assert found == {"CapEff": keep, "CapPrm": keep, "CapInh": 0, "CapAmb": 0, "CapBnd": keep}
+        assert status["NoNewPrivs"] == "1"
+        assert status["Groups"] == ""
 
 
 @pytest.mark.parametrize("attach", ["tcx", "clsact"])

@@ -14,7 +14,7 @@ from vagrant.lab import Lab
 pytestmark = pytest.mark.root
 
 SERVER = "10.77.1.1:80"
-SEED = 21
+SEED = 101  # with it 10.0 % of all ports of the client are taken, odd or even: what is left to chance is the load
 CONNECTIONS = 10_000
 PPM = 1_000_000
 

@@ -82,6 +82,13 @@ class Client:
         assert isinstance(result, Outcome), result
         return result
 
+    async def end(self) -> Answer | Dropped:
+        """Submit one and wait for how it ends."""
+        token = object()
+        assert self.submit(token) is None
+        result = await self.result(token)
+        return result.answer if isinstance(result, Outcome) else result
+
     async def __aenter__(self) -> Client:
         return self
 

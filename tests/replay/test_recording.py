@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay import recording
+from replay import recording, runfile
 from replay.account import Account
 from replay.compare.read import open_recording
 from replay.convert import recover
@@ -30,8 +30,25 @@ from tests.replay.examples import failed_outcome, make_exchange, make_outcome, m
 SECOND = 1_000_000_000
 
 
-def make_recorder(directory: Path, worker: int = 0, **limits: Any) -> Recorder:
-    return Recorder(directory, RecordingSettings(**limits), run="run", worker=worker, shadow="default", now_ns=0)
+class Clock:
+    """A monotonic clock that stands still until told."""
+
+    def __init__(self) -> None:
+        self.ns = 5_000 * SECOND
+
+    def __call__(self) -> int:
+        return self.ns
+
+    def pass_by(self, seconds: float) -> None:
+        self.ns += int(seconds * SECOND)
+
+
+def make_recorder(directory: Path, worker: int = 0, clock: Clock | None = None, **limits: Any) -> Recorder:
+    recording_settings = RecordingSettings(**limits)
+    monotonic_ns = clock or Clock()
+    return Recorder(
+        directory, recording_settings, run="run", worker=worker, shadow="default", now_ns=0, monotonic_ns=monotonic_ns
+    )
 
 
 def add(recorder: Recorder, first: int, count: int) -> None:
@@ -58,6 +75,9 @@ def test_rows_are_in_the_spool_after_a_flush_and_in_parquet_after_close(tmp_path
     assert indexes(directory) == list(range(10))
     add(recorder, 10, 5)
     recorder.close(2 * SECOND, Account(seen=15, replayed=15))
+    assert [len(files(directory, s)) for s in (".parquet", ".arrows", ".run.json")] == [0, 1, 1]
+    assert indexes(directory) == list(range(15))
+    assert recorder.convert(60)
     assert indexes(directory) == list(range(15))
     assert [len(files(directory, s)) for s in (".parquet", ".arrows", ".run.json")] == [1, 0, 1]
     assert (recorder.counters.rows, recorder.counters.rows_written, recorder.problem) == (15, 15, "")
@@ -67,16 +87,19 @@ def test_a_full_batch_does_not_wait_for_the_flush(tmp_path: Path) -> None:
     recorder = make_recorder(tmp_path)
     add(recorder, 0, BATCH_ROWS + 1)
     assert len(indexes(tmp_path)) == BATCH_ROWS
-    recorder.close(SECOND, Account(), convert=False)
+    recorder.close(SECOND, Account())
     assert len(indexes(tmp_path)) == BATCH_ROWS + 1
 
 
 def test_rotation_by_time_and_by_size(tmp_path: Path) -> None:
-    recorder = make_recorder(tmp_path, rotate_seconds=10, rotate_bytes=100_000)
+    clock = Clock()
+    recorder = make_recorder(tmp_path, clock=clock, rotate_seconds=10, rotate_bytes=100_000)
     add(recorder, 0, 3)
     recorder.flush(SECOND)
+    clock.pass_by(9)
     recorder.flush(10 * SECOND)
     assert recorder.counters.spools == 1
+    clock.pass_by(1)
     recorder.flush(11 * SECOND)
     add(recorder, 3, 1000)
     recorder.flush(12 * SECOND)
@@ -84,15 +107,18 @@ def test_rotation_by_time_and_by_size(tmp_path: Path) -> None:
     recorder.flush(13 * SECOND)
     assert recorder.counters.spools == 3
     recorder.close(14 * SECOND, Account())
+    assert recorder.convert(60)
     assert recorder.counters.converter_failures == 0
     assert len(files(tmp_path, ".parquet")) == 3
     assert indexes(tmp_path) == list(range(1004))
 
 
 def test_the_converter_works_beside_the_recorder(tmp_path: Path) -> None:
-    recorder = make_recorder(tmp_path, rotate_seconds=1)
+    clock = Clock()
+    recorder = make_recorder(tmp_path, clock=clock, rotate_seconds=1)
     add(recorder, 0, 3)
     recorder.flush(SECOND)
+    clock.pass_by(1)
     recorder.flush(2 * SECOND)
     assert recorder._converter is not None
     recorder._converter.wait(60)
@@ -130,6 +156,7 @@ def test_a_worker_that_starts_again_writes_beside_the_dead_one(tmp_path: Path) -
     second = make_recorder(tmp_path)
     add(second, 5, 5)
     second.close(SECOND, Account(seen=5, replayed=5))
+    assert second.convert(60)
     assert indexes(tmp_path) == list(range(10))
     assert len(files(tmp_path, ".parquet")) == 2
     assert len(files(tmp_path, ".run.json")) == 2
@@ -142,6 +169,7 @@ def test_exemplars_are_few_and_only_of_rows_that_differ(tmp_path: Path) -> None:
         outcome = make_outcome(body=b"another, longer body") if n % 2 else make_outcome()
         recorder.add(make_exchange(request, make_response(), index=n), Fate.REPLAYED, "", outcome)
     recorder.close(SECOND, Account())
+    assert recorder.convert(60)
     (path,) = files(tmp_path, ".parquet")
     rows = pq.read_table(path).to_pylist()
     assert [row["index"] for row in rows if row["shadow_body"] is not None] == [1, 3]
@@ -159,7 +187,9 @@ def test_a_value_that_fits_no_column_costs_its_row_only(tmp_path: Path) -> None:
     huge = make_response()._replace(body_bytes=2**70)
     recorder.add(make_exchange(make_request(), huge), Fate.SKIPPED, Skipped.METHOD)
     recorder.close(SECOND, Account())
-    assert (recorder.counters.rows_refused, recorder.counters.rows_written) == (2, 2)
+    assert recorder.convert(60)
+    counters = recorder.counters
+    assert (counters.rows_refused, counters.rows_lost, counters.rows_written, counters.rows) == (2, 2, 2, 4)
     (path,) = files(tmp_path, ".parquet")
     rows = pq.read_table(path).to_pylist()
     assert [(row["detail"], row["shadow_body"]) for row in rows] == [("fine", b"other"), ("fine too", b"other")]
@@ -169,11 +199,13 @@ def test_only_rows_that_fit_no_column(tmp_path: Path) -> None:
     recorder = make_recorder(tmp_path)
     recorder.add(make_exchange(make_request(), make_response()), Fate.REPLAYED, "", make_outcome(detail="\ud800"))
     recorder.close(SECOND, Account())
-    assert (recorder.counters.rows_refused, recorder.counters.rows_written) == (1, 0)
+    counters = recorder.counters
+    assert (counters.rows_refused, counters.rows_lost, counters.rows_written) == (1, 1, 0)
 
 
 def test_a_full_disk_is_counted_told_once_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = make_recorder(tmp_path)
+    clock = Clock()
+    recorder = make_recorder(tmp_path, clock=clock)
     add(recorder, 0, 2)
     recorder.flush(SECOND)
     real = recording.Spool.append
@@ -184,29 +216,145 @@ def test_a_full_disk_is_counted_told_once_and_tried_again(tmp_path: Path, monkey
     monkeypatch.setattr(recording.Spool, "append", full)
     for n in range(3):
         add(recorder, 0, 10)
+        clock.pass_by(1)
         recorder.flush((2 + n) * SECOND, Account())
     assert recorder.counters.rows_lost == 30
     assert recorder.counters.write_errors == 1
     assert "No space left" in recorder.problem
     monkeypatch.setattr(recording.Spool, "append", real)
     add(recorder, 2, 2)
-    recorder.flush(3 * SECOND + RETRY_NS)
+    clock.pass_by(RETRY_NS / SECOND)
+    recorder.flush(3 * SECOND)
     assert recorder.problem == ""
-    recorder.close(4 * SECOND + RETRY_NS, Account())
+    recorder.close(4 * SECOND, Account())
     assert indexes(tmp_path) == [0, 1, 2, 3]
 
 
-def test_a_directory_that_vanishes_harms_nobody(tmp_path: Path) -> None:
-    directory = tmp_path / "gone"
-    recorder = make_recorder(directory)
+@pytest.mark.parametrize("step_s", [-86_400, 86_400])
+def test_a_step_of_the_wall_clock_changes_neither_rotation_nor_retry(
+    tmp_path: Path, step_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, now_ns = Clock(), 100_000 * SECOND
+    recorder = make_recorder(tmp_path, clock=clock, rotate_seconds=10)
+    add(recorder, 0, 1)
+    recorder.flush(now_ns)
+    now_ns += step_s * SECOND
+    clock.pass_by(9)
+    recorder.flush(now_ns)
+    assert recorder._spool is not None
+    clock.pass_by(1)
+    recorder.flush(now_ns)
+    assert recorder._spool is None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "Spool", no_space)
+        add(recorder, 1, 1)
+        recorder.flush(now_ns)
+    now_ns += step_s * SECOND
+    add(recorder, 2, 1)
+    recorder.flush(now_ns)
+    assert recorder.counters.rows_lost == 2
+    clock.pass_by(RETRY_NS / SECOND)
+    add(recorder, 3, 1)
+    recorder.flush(now_ns)
+    assert (recorder.counters.rows_lost, recorder.problem) == (2, "")
+    recorder.close(now_ns, Account())
+
+
+def no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def vanish(directory: Path) -> None:
     for path in directory.iterdir():
         path.unlink()
     directory.rmdir()
+
+
+def test_rows_of_a_spool_that_was_deleted_are_lost(tmp_path: Path) -> None:
+    clock, directory = Clock(), tmp_path / "gone"
+    recorder = make_recorder(directory, clock=clock)
+    add(recorder, 0, 5)
+    recorder.flush(SECOND)
+    vanish(directory)
+    add(recorder, 5, 5)
+    recorder.flush(2 * SECOND, Account())
+    assert (recorder.counters.rows_written, recorder.counters.rows_lost) == (0, 10)
+    assert "deleted" in recorder.problem and str(directory) in recorder.problem
+    clock.pass_by(RETRY_NS / SECOND)
+    add(recorder, 10, 5)
+    recorder.flush(3 * SECOND, Account())
+    assert (recorder.counters.rows_written, recorder.counters.rows_lost, recorder.problem) == (5, 10, "")
+    recorder.close(4 * SECOND, Account())
+    assert indexes(directory) == list(range(10, 15))
+    assert files(directory, ".run.json")
+
+
+def test_rows_of_a_spool_that_was_deleted_before_the_end_or_a_rotation(tmp_path: Path) -> None:
+    directory = tmp_path / "gone"
+    for worker, rotate_bytes in enumerate((1, 1 << 30)):
+        recorder = make_recorder(directory, worker, rotate_bytes=1 << 30)
+        add(recorder, 0, 5)
+        recorder.flush(SECOND)
+        vanish(directory)
+        recorder._settings = RecordingSettings(rotate_bytes=rotate_bytes)
+        if rotate_bytes == 1:
+            recorder.flush(2 * SECOND)
+        recorder.close(2 * SECOND, Account())
+        assert (recorder.counters.rows_written, recorder.counters.rows_lost) == (0, 5)
+
+
+def test_a_directory_that_vanishes_is_made_again(tmp_path: Path) -> None:
+    directory = tmp_path / "gone"
+    recorder = make_recorder(directory)
+    vanish(directory)
+    add(recorder, 0, 5)
+    recorder.flush(SECOND, Account())
+    assert (recorder.counters.rows_lost, recorder.counters.write_errors) == (0, 0)
+    recorder.close(2 * SECOND, Account())
+    assert indexes(directory) == list(range(5))
+
+
+def test_a_directory_that_cannot_be_made_again_harms_nobody(tmp_path: Path) -> None:
+    directory = tmp_path / "gone"
+    recorder = make_recorder(directory)
+    vanish(directory)
+    directory.touch()
     add(recorder, 0, 5)
     recorder.flush(SECOND, Account())
     assert recorder.counters.rows_lost == 5
     assert recorder.counters.write_errors == 2  # the spool and the run file
     recorder.close(2 * SECOND, Account())
+    assert recorder.convert(60)
+
+
+def test_a_relative_directory_becomes_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorder = make_recorder(Path("recordings"))
+    add(recorder, 0, 5)
+    monkeypatch.chdir("/")
+    recorder.close(SECOND, Account())
+    assert recorder.convert(60)
+    assert [len(files(tmp_path / "recordings", s)) for s in (".parquet", ".arrows")] == [1, 0]
+
+
+def test_a_converter_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def slow(_: Path) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(["sleep", "60"]))
+        return started[-1]
+
+    monkeypatch.setattr(recording, "start_converter", slow)
+    for running_already in (False, True):
+        recorder = make_recorder(tmp_path, worker=running_already)
+        add(recorder, 0, 1)
+        recorder.close(SECOND, Account())
+        if running_already:
+            recorder._convert()
+        assert not recorder.convert(0.01)
+        assert recorder.counters.converter_failures == 1
+    assert len(started) == 2 and all(child.returncode is not None for child in started)
 
 
 def test_a_directory_that_cannot_be_made_is_bad_set_up(tmp_path: Path) -> None:
@@ -235,6 +383,7 @@ def test_the_recorder_keeps_the_limit(tmp_path: Path) -> None:
         if recorder._converter is not None:
             recorder._converter.wait(60)
     recorder.close(9 * SECOND, Account())
+    assert recorder.convert(60)
     assert recorder.counters.files_deleted >= 1
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) < 60_000
     assert indexes(tmp_path)[-1] == 3
@@ -245,8 +394,10 @@ def test_spools_that_nobody_can_convert_stop_the_recording(tmp_path: Path, monke
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(recording, "start_converter", no_process)
-    recorder = make_recorder(tmp_path, rotate_bytes=1, directory_bytes=20_000)
+    clock = Clock()
+    recorder = make_recorder(tmp_path, clock=clock, rotate_bytes=1, directory_bytes=20_000)
     for n in range(10):
+        clock.pass_by(0.5)
         add(recorder, n, 1)
         recorder.flush(n * SECOND)
     assert recorder.counters.rows_lost > 0
@@ -254,6 +405,7 @@ def test_spools_that_nobody_can_convert_stop_the_recording(tmp_path: Path, monke
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) < 40_000
     monkeypatch.undo()
     recover(tmp_path)
+    clock.pass_by(RETRY_NS / SECOND)
     recorder.flush(30 * SECOND)
     add(recorder, 99, 1)
     recorder.close(31 * SECOND, Account())
@@ -296,7 +448,9 @@ def test_kill_9_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
         writer.stdout.close()
     before = read_rows(tmp_path)
     recover(tmp_path)  # may run beside converters that outlive their parents
-    make_recorder(tmp_path, worker=9).close(SECOND, Account())
+    last = make_recorder(tmp_path, worker=9)
+    last.close(SECOND, Account())
+    assert last.convert(60)
     recover(tmp_path)
     assert read_rows(tmp_path) == before
     for worker, at_least in enumerate(told):
@@ -349,13 +503,19 @@ def test_the_rows_add_up_to_the_account(
                 getattr(account, fate.value)[reason] += 1
             if n % flush_every == 0:
                 recorder.flush(n * SECOND, account)
-        recorder.close(SECOND, account, convert=False)
+        recorder.close(SECOND, account)
         report = compare(Path(name))
         assert report.all.counts.account.as_dict() == account.as_dict() == report.seen.account.as_dict()
         by_route = Account()
         for route in report.routes:
             by_route.add(route.counts.account)
         assert by_route.as_dict() == account.as_dict()
+
+
+def test_naming_a_run_loads_no_arrow() -> None:
+    assert recording.new_run_id is runfile.new_run_id
+    script = "import sys, replay.runfile; assert 'pyarrow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_run_ids_sort_by_time_and_differ() -> None:

@@ -179,6 +179,13 @@ def test_as_a_process(tmp_path: Path) -> None:
     assert start_converter(tmp_path).wait(60) == 1
 
 
+def test_as_a_process_in_a_relative_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path.parent)
+    left_over(tmp_path)
+    assert start_converter(Path(tmp_path.name)).wait(60) == 0
+    assert rows_of(tmp_path) == EXPECTED
+
+
 def test_the_lean_import_leaves_numpy_out_and_usable() -> None:
     script = (
         "from replay.lean import lean_arrow; import sys; lean_arrow(); lean_arrow()\n"

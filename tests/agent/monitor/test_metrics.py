@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.capture.layout import Counters
+from agent.capture.layout import ACTIONS, Counters
 from agent.errors import LoadError
 from agent.http.limits import HttpCounters
 from agent.merge import add_up
@@ -102,8 +102,9 @@ def test_the_identity_can_be_computed_from_the_metrics() -> None:
 def test_the_kernel() -> None:
     now = snapshot()
     samples = scraped(now)
-    segments = {name: value for name, value in now.kernel.items() if not name.endswith("_bytes")}
-    assert by(samples, "kernel_segments_total", "action") == segments
+    assert by(samples, "kernel_segments_total", "action") == {name: now.kernel[name] for name in ACTIONS}
+    others = {n: v for n, v in now.kernel.items() if n not in ACTIONS and not n.endswith("_bytes")}
+    assert by(samples, "kernel_events_total", "event") == others
     lost = {name: now.kernel[name] for name in ("ring_full", "over_budget", "unreadable")}
     assert by(samples, "kernel_lost_segments_total", "reason") == lost
     assert samples["kernel_copied_bytes_total", ()] == now.kernel["copied_bytes"]

@@ -13,8 +13,8 @@ from tests.replay.examples import MS, T0, make_exchange, make_outcome, make_requ
 SECOND = 1_000_000_000
 
 
-def open_recorder(directory: Path, worker: int = 0, shadow: str = "default") -> Recorder:
-    return Recorder(directory, RecordingSettings(), run="run", worker=worker, shadow=shadow, now_ns=0)
+def open_recorder(directory: Path, worker: int = 0, shadow: str = "default", run: str = "run") -> Recorder:
+    return Recorder(directory, RecordingSettings(), run=run, worker=worker, shadow=shadow, now_ns=0)
 
 
 def timed(
@@ -37,5 +37,5 @@ def record(directory: Path, pairs: list[tuple[Exchange, Outcome]], **recorder: A
         account.seen += 1
         account.replayed += 1
         account.answers[outcome.answer] += 1
-    writer.close(SECOND, account, convert=False)
+    writer.close(SECOND, account)
     return account

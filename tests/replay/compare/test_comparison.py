@@ -59,7 +59,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     account.incomplete.update({"gap": 2, "request_lost": 1})
     recorder.counters.rows_lost = 1
     extra = {"lost": {"ring": 12, "budget": 0}, "capture": {"segments": 5000, "tls": {"seen": 3}}}
-    recorder.close(SECOND, account, extra, convert=False)
+    recorder.close(SECOND, account, extra)
     return compare(directory)
 
 
@@ -195,6 +195,18 @@ def test_several_workers_are_one_recording(tmp_path: Path) -> None:
     assert (report.seen.workers, report.seen.rows, report.seen.account.seen) == (2, 200, 200)
     assert report.routes[0].total.production.p50 == 15.0
     assert not [words for words in report.cautions if "no row" in words]
+
+
+def test_what_the_kernel_lost_is_counted_once_a_run(tmp_path: Path) -> None:
+    """Its counters go on when a worker starts again, and only worker 0 is told them."""
+    for run, worker, lost in (("a", 0, 100), ("a", 0, 200), ("a", 1, None), ("b", 0, 30)):
+        told = {} if lost is None else {"ring_full": lost, "cut": {"deep": 1}}
+        extra = {"lost": told, "capture": {"segments": lost or 0}, "workers": 1}
+        open_recorder(tmp_path, worker, run=run).close(SECOND, Account(), extra)
+    seen = compare(tmp_path).seen
+    assert seen.lost == {"ring_full": 230, "cut.deep": 2}
+    assert seen.counters == {"capture.segments": 230, "workers": 4}
+    assert seen.runs == ("a", "b")
 
 
 def test_several_shadows_are_not_mixed(tmp_path: Path) -> None:
