@@ -11,6 +11,7 @@ from typing import Protocol
 
 from replay.account import Account
 from replay.exchange import Dropped, Exchange, Fate, Incomplete, Outcome, Request, Skipped
+from replay.http1 import asks_for_tunnel
 
 Record = Callable[[Exchange], None]
 
@@ -36,7 +37,8 @@ class Selector:
         assert request is not None
         if self._dry_run:
             return Skipped.DRY_RUN
-        if request.method == "CONNECT" or b"\nupgrade:" in (lower := request.head.lower()):
+        lower = request.head.lower()
+        if asks_for_tunnel(request.method, lower):
             return Skipped.TUNNEL
         if request.method not in self._methods:
             return Skipped.METHOD

@@ -24,14 +24,12 @@ class Source(Protocol):
         """Segments in file order."""
 
 
-def read_exchanges(
-    source: Source, flows: Flows, pairing: Pairing
-) -> Iterator[tuple[list[Exchange], list[Exchange]]]:
+def read_exchanges(source: Source, flows: Flows, pairing: Pairing) -> Iterator[tuple[list[Exchange], list[Exchange]]]:
     """Yield (ready, finished) for each batch of packets, and for the end of the capture."""
-    expire_at_ns = 0
+    expired_ns = 0
     for segments in source.batches():
         yield pairing.feed(flows.feed(segments))
-        if source.now_ns >= expire_at_ns:
-            expire_at_ns = source.now_ns + EXPIRE_EVERY_NS
+        if abs(source.now_ns - expired_ns) >= EXPIRE_EVERY_NS:  # also when the clock was set back
+            expired_ns = source.now_ns
             yield pairing.feed(flows.expire(source.now_ns))
     yield pairing.feed(flows.finish())

@@ -30,6 +30,7 @@ class Incomplete(StrEnum):
     EVICTED = "evicted"  # the flow was given up because a table or buffer limit was hit
     END = "end"  # the capture ended inside the request
     REQUEST_LOST = "request_lost"  # a response came whose request was never captured
+    UNASKED = "unasked"  # the server answered without a request: a time-out or a refusal
     TOO_LARGE = "too_large"  # the head is larger than the limit
     BODY_LIMIT = "body_limit"  # the body is larger than what is kept, so the request cannot be sent again
     MALFORMED = "malformed"  # not HTTP/1.x where a request should be
@@ -41,7 +42,6 @@ class Skipped(StrEnum):
     METHOD = "method"  # not one of the methods that are replayed (by default only safe ones are)
     SHADOW_TRAFFIC = "shadow_traffic"  # carries our own mark
     TUNNEL = "tunnel"  # CONNECT or Upgrade: what follows is not HTTP
-    SAMPLING = "sampling"  # outside the percentage, decided in user space
     DRY_RUN = "dry_run"  # nothing is to be replayed
 
 

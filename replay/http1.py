@@ -35,23 +35,12 @@ class Body(IntEnum):
 _NO_BODY = (Body.NONE, 0)
 
 
-class RequestHead(NamedTuple):
-    """What a request's head says. `length` is meant for Body.LENGTH only."""
-
-    method: str
-    target: str
-    version: int  # 10 or 11
-    body: Body
-    length: int
-    keep_alive: bool
-    upgrade: bool  # CONNECT, or an Upgrade header: a tunnel may follow
-
-
 class ResponseHead(NamedTuple):
-    """What a response's head says, given the method it answers. `tunnel`: after it, the connection is not HTTP."""
+    """What a response's head says, given the method it answers. `length` is meant for Body.LENGTH only. `tunnel`:
+    after it, the connection is not HTTP."""
 
     status: int
-    version: int
+    version: int  # 10 or 11
     body: Body
     length: int
     keep_alive: bool
@@ -98,18 +87,9 @@ def status_line(head: bytes) -> tuple[int, int] | None:
     return status, 10 if head[7:8] == b"0" else 11
 
 
-def parse_request_head(head: bytes) -> RequestHead | None:
-    """Parse a head as `head_end` delimits it; None when it is not HTTP/1.x or its framing contradicts itself."""
-    line = request_line(head)
-    if line is None:
-        return None
-    lower = head.lower()
-    body = framing(lower)
-    if body is None:
-        return None
-    method, target, version = line
-    upgrade = method == "CONNECT" or b"\nupgrade:" in lower
-    return RequestHead(method, target, version, body[0], body[1], _keep_alive(lower, version), upgrade)
+def asks_for_tunnel(method: str, lower: bytes) -> bool:
+    """A request with this method and this head in lower case may turn its connection into something else than HTTP."""
+    return method == "CONNECT" or b"\nupgrade:" in lower
 
 
 def parse_response_head(head: bytes, method: str) -> ResponseHead | None:

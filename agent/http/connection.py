@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from agent.capture.segment import source
+from agent.http.content import EXCHANGE_BYTES, kept_of
 from agent.http.requests import RequestReader
 from agent.http.responses import ResponseReader
 from agent.stream.events import EndReason
@@ -22,20 +22,23 @@ class Connection:
     """`open` holds the exchanges that wait for their response, the oldest first; the last of them may be `reading`,
     the one whose request is still coming in."""
 
-    __slots__ = ("_abandoned", "_answered_early", "_client", "_count", "_ended", "_flow", "_max_open", "_pairing",
-                 "_server", "open", "reading", "requests", "responses")  # fmt: skip
+    __slots__ = (
+        "_abandoned", "_client", "_client_half", "_count", "_early_bytes", "_ended", "_flow", "_max_open", "_pairing",
+        "_server", "open", "reading", "requests", "responses",
+    )  # fmt: skip
 
     def __init__(self, pairing: Pairing, client: Half) -> None:
         self._pairing = pairing
         self._flow = client.flow
+        self._client_half = client
         self._client = source(client.key)
         self._server = source(client.peer.key)
         self._max_open = pairing.limits.max_pipelined
         self._count = 0  # exchanges so far
         self._abandoned = 0  # requests given up whose responses will still come
-        self._answered_early = False  # the response of `reading` is whole before its request
+        self._early_bytes = 0  # of the response of `reading`, which came before the request is whole; 0: it did not
         self._ended = False  # no response comes any more
-        self.open: deque[Exchange] = deque()
+        self.open: list[Exchange] = []  # at most max_pipelined, usually one; a deque would take 600 bytes more
         self.reading: Exchange | None = None
         self.requests = RequestReader(self, pairing.budget, client.from_start)
         self.responses = ResponseReader(self, pairing.budget, client.peer.from_start)
@@ -51,31 +54,30 @@ class Connection:
     def take_request(self, request: Request) -> None:
         """A request that came as a whole."""
         pairing, exchange = self._pairing, self.reading
+        budget = pairing.budget
         if exchange is None:
             exchange = Exchange(self._client, self._server, self._flow.number, self._count, request)
             self._count += 1
             pairing.seen += 1
             self.open.append(exchange)
+            budget.kept_bytes += EXCHANGE_BYTES
         else:
             exchange.request = request
             self.reading = None
         pairing.counters.requests += 1
-        budget = pairing.budget
-        budget.kept_bytes += len(request.head) + len(request.body)
+        budget.kept_bytes += kept_of(request)
         if budget.kept_bytes > budget.limits.total_kept_bytes:
             budget.counters.kept_limit += 1
             exchange.incomplete = Incomplete.EVICTED
         else:
             pairing.ready.append(exchange)
-        if self._answered_early or self._ended or len(self.open) > self._max_open or exchange.incomplete is not None:
+        if self._early_bytes or self._ended or len(self.open) > self._max_open or exchange.incomplete is not None:
             self._after_request(exchange)
 
     def open_request(self) -> None:
         """A request has begun and counts as seen; its response may come from now on."""
         if self.reading is None:
-            self.reading = Exchange(self._client, self._server, self._flow.number, self._count, None)
-            self._count += 1
-            self._pairing.seen += 1
+            self.reading = self._new_exchange()
             self.open.append(self.reading)
 
     def finish_request(self, request: Request, incomplete: Incomplete | None) -> None:
@@ -87,7 +89,7 @@ class Connection:
         assert exchange is not None
         exchange.request = request
         exchange.incomplete = incomplete
-        self._pairing.budget.kept_bytes += len(request.head) + len(request.body)
+        self._pairing.budget.kept_bytes += kept_of(request)
         self._after_request(exchange)
 
     def give_up_request(self, reason: Incomplete) -> None:
@@ -99,8 +101,9 @@ class Connection:
 
     def _after_request(self, exchange: Exchange) -> None:
         """Nothing more is added to the request: see whether the exchange is over, or too many wait."""
-        if self._answered_early or self._ended:
-            self._answered_early = False
+        if self._early_bytes or self._ended:
+            self._pairing.budget.kept_bytes -= self._early_bytes
+            self._early_bytes = 0
             if exchange in self.open:
                 self.open.remove(exchange)
             self._pairing.finish_exchange(exchange)
@@ -111,7 +114,15 @@ class Connection:
         elif len(self.open) > self._max_open:
             self._pairing.counters.pipeline_limit += 1
             self._abandoned += 1
-            self._pairing.finish_exchange(self.open.popleft())
+            self._pairing.finish_exchange(self.open.pop(0))
+
+    def _new_exchange(self) -> Exchange:
+        """One that is seen, and of which nothing more is known yet."""
+        exchange = Exchange(self._client, self._server, self._flow.number, self._count, None)
+        self._count += 1
+        self._pairing.seen += 1
+        self._pairing.budget.kept_bytes += EXCHANGE_BYTES
+        return exchange
 
     # Called by the response reader.
 
@@ -125,7 +136,7 @@ class Connection:
             self._skip_unanswered()
         if not waiting:
             return self._orphan(), ""
-        exchange = waiting.popleft()
+        exchange = waiting.pop(0)
         if exchange.request is not None:
             return exchange, exchange.request.method
         return exchange, self.requests.method_being_read if exchange is self.reading else ""
@@ -133,8 +144,12 @@ class Connection:
     def take_interim(self, status: int) -> None:
         """A 1xx response."""
         self._pairing.counters.interim += 1
-        if self.open:
+        if not self.open:
+            return
+        if len(self.open[0].interim) < self._pairing.limits.max_interim:
             self.open[0].interim += (status,)
+        else:
+            self._pairing.counters.interim_limit += 1
 
     def answer(self, exchange: Exchange | None, response: Response) -> None:
         """The response of an exchange is over."""
@@ -143,7 +158,10 @@ class Connection:
         exchange.response = response
         self._pairing.counters.responses += response.complete
         if exchange is self.reading:
-            self._answered_early = True
+            self._early_bytes = len(response.head) + len(response.body)
+            self._pairing.budget.kept_bytes += self._early_bytes
+            if self._pairing.budget.full:
+                self.requests.evict()
         else:
             self._pairing.finish_exchange(exchange)
 
@@ -152,14 +170,14 @@ class Connection:
         self.responses.lost = False
         waiting = self.open
         while len(waiting) > 1 and waiting[1] is not self.reading:
-            self._unanswered(waiting.popleft())
+            self._unanswered(waiting.pop(0))
 
     def _orphan(self) -> Exchange:
-        self._pairing.seen += 1
         self._pairing.counters.orphans += 1
-        orphan = Exchange(self._client, self._server, self._flow.number, self._count, None)
-        orphan.incomplete = Incomplete.REQUEST_LOST
-        self._count += 1
+        orphan = self._new_exchange()
+        lacks_ns = self._client_half.lacks_ns
+        lost = not self.requests.unbroken or 0 < lacks_ns <= self.responses.t_first_ns
+        orphan.incomplete = Incomplete.REQUEST_LOST if lost else Incomplete.UNASKED
         return orphan
 
     def _unanswered(self, exchange: Exchange) -> None:
@@ -175,7 +193,7 @@ class Connection:
             self._ended = True
             keep = self.open.pop() if self.open and self.open[-1] is self.reading else None
             while self.open:
-                self._unanswered(self.open.popleft())
+                self._unanswered(self.open.pop(0))
             if keep is not None:
                 self.open.append(keep)
 

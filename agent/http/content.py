@@ -5,10 +5,23 @@ from __future__ import annotations
 import hashlib
 
 from agent.http.limits import HttpCounters, HttpLimits
+from replay.exchange import Request
+
+EXCHANGE_BYTES = 512  # what an open exchange costs beside the bytes of its messages, so that tiny ones are limited too
+SMALL_PIECE_BYTES = 512  # pieces below this are put together as they come: an object for each would cost too much
+
+
+def kept_of(request: Request) -> int:
+    """The bytes that a request keeps."""
+    wire_body = request.wire_body
+    return len(request.head) + len(request.body) + (len(wire_body) if wire_body is not None else 0)
 
 
 class Budget:
-    """What all unfinished messages of one Pairing keep, in bytes, against the limit for all of them."""
+    """What all unfinished exchanges of one Pairing keep, in bytes, against the limit for all of them.
+
+    Connections without an open exchange are not in it: they are few and small (`FlowLimits.max_flows`).
+    """
 
     __slots__ = ("counters", "kept_bytes", "limits")
 
@@ -24,13 +37,18 @@ class Budget:
 
 
 class Content:
-    """Collects the content of a message. `total` counts all of it, `data()` is the part that was kept."""
+    """Collects the content of a message. `total` counts all of it, `data()` is the part that was kept.
 
-    __slots__ = ("_budget", "_hash", "_pieces", "kept", "limit", "total")
+    `head_bytes` of the message's head are charged to the budget as long as the content is.
+    """
 
-    def __init__(self, budget: Budget, hashed: bool) -> None:
+    __slots__ = ("_budget", "_hash", "_head_bytes", "_pieces", "kept", "limit", "total")
+
+    def __init__(self, budget: Budget, head_bytes: int, hashed: bool) -> None:
         self._budget = budget
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
+        self._head_bytes = head_bytes
+        budget.kept_bytes += head_bytes
         self._hash = hashlib.sha1(usedforsecurity=False) if hashed else None
         self.limit = budget.limits.body_limit_bytes
         self.kept = 0
@@ -50,7 +68,12 @@ class Content:
             self._budget.counters.kept_limit += self.limit > self.kept
             self.limit = self.kept
         elif size:
-            self._pieces.append(data)
+            if size >= SMALL_PIECE_BYTES:
+                self._pieces.append(data)
+            elif self._pieces and self._pieces[-1].__class__ is bytearray:
+                self._pieces[-1] += data
+            else:
+                self._pieces.append(bytearray(data))
             self.kept += size
             self._budget.kept_bytes += size
 
@@ -60,13 +83,13 @@ class Content:
         self._hash = None
 
     def release(self) -> None:
-        """Give back to the budget; the pieces go where `data()` brings them."""
-        self._budget.kept_bytes -= self.kept
-        self.kept = 0
+        """Give back to the budget; what was kept goes where `data()` brings it."""
+        self._budget.kept_bytes -= self.kept + self._head_bytes
+        self.kept = self._head_bytes = 0
 
     def data(self) -> bytes:
         """What was kept, in one piece."""
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return b"".join(self._pieces)
 
     def sha1(self) -> str | None:
         """Of all of it, in hex; None when bytes are missing or nobody asked."""

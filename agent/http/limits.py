@@ -15,7 +15,8 @@ class HttpLimits:
     head_limit_bytes: int = HEAD_LIMIT_BYTES
     hash_bodies: bool = False  # SHA-1 of contents larger than body_limit_bytes
     max_pipelined: int = 128  # requests of one connection that wait for their response
-    total_kept_bytes: int = 64 << 20  # heads and contents of everything that is not finished
+    max_interim: int = 16  # 1xx responses of one exchange that are kept; the rest is counted
+    total_kept_bytes: int = 64 << 20  # heads, contents and overhead of all exchanges that are not finished
 
 
 @dataclass(slots=True)
@@ -41,6 +42,7 @@ class HttpCounters:
     head_limit: int = 0
     body_limit: int = 0  # messages
     pipeline_limit: int = 0
+    interim_limit: int = 0  # 1xx responses that were not kept
     kept_limit: int = 0  # messages of which less was kept because total_kept_bytes was reached
 
     def as_dict(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agent.http.connection import GONE, Connection
-from agent.http.content import Budget
+from agent.http.content import EXCHANGE_BYTES, Budget, kept_of
 from agent.http.limits import HttpCounters, HttpLimits
 from agent.http.reader import Reader
 from agent.http.requests import HTTP2_PREFACE, looks_like_request
@@ -69,8 +69,7 @@ class Pairing:
     def finish_exchange(self, exchange: Exchange) -> None:
         """For connections: nothing more will be added to `exchange`."""
         request = exchange.request
-        if request is not None:
-            self.budget.kept_bytes -= len(request.head) + len(request.body)
+        self.budget.kept_bytes -= EXCHANGE_BYTES if request is None else EXCHANGE_BYTES + kept_of(request)
         self._finished.append(exchange)
 
     def _take(self) -> tuple[list[Exchange], list[Exchange]]:

@@ -41,7 +41,7 @@ class Reader:
 
     __slots__ = (
         "_buffer", "_checked", "_decoder", "_left", "budget", "complete", "connection", "content", "head", "kind",
-        "lost", "messages", "state", "t_first_ns", "t_last_ns",
+        "lost", "messages", "state", "t_first_ns", "t_last_ns", "unbroken",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, budget: Budget, from_start: bool) -> None:
@@ -49,6 +49,7 @@ class Reader:
         self.budget = budget
         self.state = START if from_start else LOST
         self.lost = not from_start  # messages may be missing before the next one
+        self.unbroken = from_start  # everything since the SYN was there and was understood
         self.messages = 0  # heads recognised so far
         self.kind = NO_BODY
         self.head = b""
@@ -67,6 +68,7 @@ class Reader:
 
     def gap(self, length: int) -> None:
         """`length` bytes are missing here."""
+        self.unbroken = False
         if self.state == BODY:
             self._gap_in_body(length)
             return
@@ -83,6 +85,15 @@ class Reader:
             self.body_ended(reason)
         self.silence()
 
+    def evict(self) -> None:
+        """Give up the message that is being read, because too much is kept."""
+        self.budget.counters.kept_limit += 1
+        if self.state == HEAD:
+            self.head_given_up(Incomplete.EVICTED)
+        elif self.state == BODY:
+            self.body_given_up(Incomplete.EVICTED)
+        self.lose()
+
     def silence(self) -> None:
         """Pass over whatever still comes."""
         self._clear_buffer()
@@ -95,6 +106,7 @@ class Reader:
         self._drop_content()
         self.state = LOST
         self.lost = True
+        self.unbroken = False
 
     def proceed(self, data: bytes, at: int, t_ns: int) -> None:
         """Take `data` from `at` on, whatever the state."""
@@ -187,9 +199,7 @@ class Reader:
             self.head_given_up(Incomplete.TOO_LARGE)
             self.lose()
         elif self.budget.full:
-            self.budget.counters.kept_limit += 1
-            self.head_given_up(Incomplete.EVICTED)
-            self.lose()
+            self.evict()
         return len(data)
 
     def _check_line(self) -> bool:
@@ -224,9 +234,11 @@ class Reader:
         self.state = BODY
         self.kind = kind
         self.complete = True
-        self.content = Content(self.budget, self.budget.limits.hash_bodies)
+        self.content = Content(self.budget, len(self.head), self.budget.limits.hash_bodies)
         self._left = length
         self._decoder = ChunkedDecoder() if kind is CHUNKED else None
+        if self.budget.full:
+            self.evict()
 
     def keep_wire(self, data: bytes, start: int, end: int) -> None:
         """Bytes of a chunked body as they were on the wire."""
@@ -246,8 +258,8 @@ class Reader:
 
     def _in_chunks(self, decoder: ChunkedDecoder, content: Content, data: bytes, at: int) -> int:
         stop, pieces = decoder.feed(data, at)
-        for piece in pieces:
-            content.add(piece)
+        if pieces:
+            content.add(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         self.keep_wire(data, at, stop)
         if decoder.done:
             self._end_message()
@@ -284,3 +296,4 @@ class Reader:
         if self.content is not None:
             self.content.release()
             self.content = None
+            self.head = b""

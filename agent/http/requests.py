@@ -97,7 +97,7 @@ class RequestReader(Reader):
         else:
             self.method, self.target, self.version = method, target, version
             self.head, self.t_last_ns = head, t_ns
-            self._wire = Content(self.budget, False) if kind is CHUNKED else None
+            self._wire = Content(self.budget, 0, False) if kind is CHUNKED else None
             self.connection.open_request()
             self.begin_body(kind, length)
             return after
@@ -156,4 +156,5 @@ class RequestReader(Reader):
             self.method, self.target, self.version, self.head, content.data(), content.total, wire_body,
             self.t_first_ns, self.t_last_ns, self.complete, content.sha1(),
         )  # fmt: skip
+        self.target = ""
         self.connection.finish_request(request, incomplete)

@@ -34,7 +34,7 @@ class Half:
 
     __slots__ = (
         "acked", "ended", "expected", "flow", "from_start", "heard", "held", "held_bytes", "isn", "joined", "key",
-        "last_ack", "next_seq", "offset", "peer", "reader", "t_ns",
+        "lacks_ns", "last_ack", "next_seq", "offset", "peer", "reader", "t_ns",
     )  # fmt: skip
 
     def __init__(self, flow: Flow, key: bytes) -> None:
@@ -50,6 +50,7 @@ class Half:
         self.heard = False  # a segment of this half was captured
         self.ended = False
         self.acked = 0  # offset up to which those segments of the peer that were handed on acknowledge
+        self.lacks_ns = 0  # time of the peer's first segment handed on before all that it acknowledges; 0: none was
         self.last_ack = SLOW  # acknowledgement number on the last segment of this half, handed on or not
         self.held: list[Held] = []
         self.held_bytes = 0

@@ -10,6 +10,7 @@ brought is cut from a later one. The first piece is handed on when two things ho
 Where only disorder of the capture can help (the missing bytes are acknowledged, or a half is joined in the middle and
 its earliest byte not certain), it *stalls*: for `slack_segments` more segments of the flow, or `slack_ns`. Then the
 gate is forced. A hole that nobody acknowledged waits for its retransmission, up to `hole_ns` or the buffer limits.
+Times may step when somebody sets the clock: as much time backward ends the waiting as well, or it could last for hours.
 """
 
 from __future__ import annotations
@@ -147,7 +148,10 @@ class Reassembly:
             self._gap(half, offset + len(data), t_ns, end - offset - len(data), out)
         half.advance(end)
         if ack != SLOW:
-            half.peer.acked = half.peer.offset_of(ack)
+            peer = half.peer
+            peer.acked = peer.offset_of(ack)
+            if not peer.lacks_ns and peer.acked > peer.offset + peer.ended:  # a FIN counts as one byte
+                peer.lacks_ns = t_ns
         if fin:
             half.ended = True
             self._clear(half)
@@ -177,16 +181,17 @@ class Reassembly:
             self._wait(flow, t_ns, out)
 
     def _wait(self, flow: Flow, now_ns: int, out: list[Event]) -> None:
+        limits = self._limits
         if not flow.holds:
             self._settle(flow)
         elif _oldest(flow, _stalled) is None:
             flow.stall_t_ns = 0
-            if _waiting_since(flow) + self._limits.hole_ns < now_ns:
+            if abs(now_ns - _waiting_since(flow)) > limits.hole_ns:
                 self._counters.hole_timeout += 1
                 self.flush(flow, out)
         elif not flow.stall_t_ns:
             flow.stall_t_ns, flow.stall_segments = _waiting_since(flow), 0
-        elif flow.stall_segments >= self._limits.slack_segments or now_ns - flow.stall_t_ns >= self._limits.slack_ns:
+        elif flow.stall_segments >= limits.slack_segments or abs(now_ns - flow.stall_t_ns) >= limits.slack_ns:
             self._counters.slack_used += 1
             self._force(flow, out)
         if not flow.holds:

@@ -104,7 +104,7 @@ class MeasuredAgent:
         line = self._process.stderr.readline()
         if " ready: " not in line:
             self._process.kill()
-            raise RuntimeError(f"the agent did not start: {line}{self._process.communicate()[1]}")
+            raise RuntimeError(f"the agent did not start: {line}{self._process.stderr.read()}")
         time.sleep(SETTLE_S)  # the first tick of everything
         return self
 

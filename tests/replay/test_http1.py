@@ -11,11 +11,11 @@ from replay.http1 import (
     TRAILER_LIMIT_BYTES,
     Body,
     ChunkedDecoder,
+    asks_for_tunnel,
     chunk_size,
     framing,
     head_end,
     header_values,
-    parse_request_head,
     parse_response_head,
     request_line,
     status_line,
@@ -124,16 +124,20 @@ def test_status_line(line: bytes, parsed: tuple[int, int] | None) -> None:
 def test_framing(fields: bytes, expected: tuple[Body, int] | None) -> None:
     head = b"POST / HTTP/1.1\r\n" + fields + b"\r\n"
     assert framing(head.lower()) == expected
-    parsed = parse_request_head(head)
-    assert (parsed and (parsed.body, parsed.length)) == expected
 
 
-def test_request_head() -> None:
-    head = b"GET /x HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
-    assert parse_request_head(head) == ("GET", "/x", 11, Body.NONE, 0, True, True)
-    connect = parse_request_head(b"CONNECT a:1 HTTP/1.0\r\n\r\n")
-    assert connect is not None and connect.upgrade and not connect.keep_alive
-    assert parse_request_head(b"nonsense\r\n\r\n") is None
+@pytest.mark.parametrize(
+    ("method", "fields", "expected"),
+    [
+        ("GET", b"Host: a\r\nUPGRADE: websocket\r\nConnection: Upgrade\r\n", True),
+        ("GET", b"Host: a\nupgrade:h2c\n", True),
+        ("CONNECT", b"Host: a\r\n", True),
+        ("GET", b"X-Upgrade: a\r\nConnection: Upgrade\r\nUpgrade-Insecure-Requests: 1\r\n", False),
+    ],
+)
+def test_requests_that_ask_for_a_tunnel(method: str, fields: bytes, expected: bool) -> None:
+    head = method.encode() + b" / HTTP/1.1\r\n" + fields + b"\r\n"
+    assert asks_for_tunnel(method, head.lower()) is expected
 
 
 @pytest.mark.parametrize(
@@ -150,10 +154,8 @@ def test_request_head() -> None:
     ],
 )
 def test_keep_alive(version: bytes, fields: bytes, keep_alive: bool) -> None:
-    request = parse_request_head(b"GET / HTTP/" + version + b"\r\n" + fields + b"\r\n")
     response = parse_response_head(b"HTTP/" + version + b" 200 OK\r\nContent-Length: 0\r\n" + fields + b"\r\n", "GET")
-    assert request is not None and response is not None
-    assert request.keep_alive is response.keep_alive is keep_alive
+    assert response is not None and response.keep_alive is keep_alive
 
 
 @pytest.mark.parametrize(
@@ -256,7 +258,8 @@ def test_missing_bytes_elsewhere(before: bytes, length: int) -> None:
 def test_random_bytes_are_data(data: bytes) -> None:
     head_end(data)
     for prefix in (b"", b"GET / HTTP/1.1\r\nContent-Length:", b"HTTP/1.1 200 OK\r\nTransfer-Encoding:"):
-        parse_request_head(prefix + data + b"\r\n\r\n")
+        request_line(prefix + data + b"\r\n\r\n")
+        framing(prefix.lower() + data.lower())
         parse_response_head(prefix + data + b"\r\n\r\n", "GET")
         header_values(prefix + data, b"content-length")
     decode([data])

@@ -7,9 +7,12 @@ import hashlib
 import pytest
 
 from agent.http.limits import HttpLimits
+from agent.http.pairing import Pairing
 from agent.stream.events import EndReason
+from agent.stream.flows import Flows
 from replay.exchange import body_sha1
 from tests.agent.http.dialogue import CLIENT, SERVER, Dialogue, brief, chunked, get, ok, post
+from tests.agent.stream.conversation import Tcp
 
 
 def test_one_exchange_with_addresses_and_times() -> None:
@@ -79,6 +82,19 @@ def test_interim_responses() -> None:
     (exchange,) = d.over()
     assert exchange.interim == (100, 103) and exchange.response is not None
     assert exchange.response.t_first_ns == 5 and brief([exchange]) == [(("POST", "/", b"x"), (200, b"y"))]
+
+
+def test_interim_responses_without_end_are_not_all_kept() -> None:
+    d = Dialogue(HttpLimits(max_interim=2)).client(get()).server(b"HTTP/1.1 102 Processing\r\n\r\n" * 5, ok())
+    assert d.over()[0].interim == (102, 102)
+    assert (d.pairing.counters.interim, d.pairing.counters.interim_limit) == (5, 3)
+
+
+def test_body_in_small_and_large_pieces() -> None:
+    sizes = (1, 2, 600, 511, 512, 3, 1, 5000, 700, 9)
+    pieces = [bytes((n,)) * size for n, size in enumerate(sizes)]
+    d = Dialogue().client(get()).server(f"HTTP/1.1 200 X\r\nContent-Length: {sum(sizes)}\r\n\r\n".encode(), *pieces)
+    assert brief(d.over()) == [(("GET", "/", b""), (200, b"".join(pieces)))]
 
 
 def test_body_until_close() -> None:
@@ -191,7 +207,7 @@ def test_response_cut_by_the_end() -> None:
 
 
 def test_orphan_response() -> None:
-    d = Dialogue().server(ok(b"1")).client(get("/2")).server(ok(b"2"))
+    d = Dialogue(from_start=False).server(ok(b"1")).client(get("/2")).server(ok(b"2"))
     assert brief(d.over()) == [(None, (200, b"1"), "request_lost"), (("GET", "/2", b""), (200, b"2"))]
     assert d.pairing.seen == 2
 
@@ -205,7 +221,64 @@ def test_half_that_ended_before_it_was_known_who_is_the_client() -> None:
 
 def test_one_direction_only() -> None:
     assert [e[1] for e in brief(Dialogue().client(get("/1"), get("/2")).over())] == [None, None]
-    assert [e[2] for e in brief(Dialogue().server(ok(b"1"), ok(b"2")).over())] == ["request_lost"] * 2
+    d = Dialogue(from_start=False).server(ok(b"1"), ok(b"2"))
+    assert [e[2] for e in brief(d.over())] == ["request_lost"] * 2
+
+
+@pytest.mark.parametrize("asked", [b"", b"GET /slow"])
+def test_server_that_answers_without_being_asked(asked: bytes) -> None:
+    d = Dialogue().client(get("/1")).server(ok(b"1"))
+    if asked:
+        d.client(asked)
+    d.server(ok(b"", 408)).end(1).end(0)
+    assert brief(d.over()) == [(("GET", "/1", b""), (200, b"1")), (None, (408, b""), "unasked")]
+    assert (d.pairing.seen, d.pairing.counters.orphans) == (2, 1)
+
+
+def test_after_a_gap_a_request_may_be_lost() -> None:
+    between = Dialogue().client(get("/1")).server(ok()).client_gap(30).client(get("/2")).server(ok())
+    inside = Dialogue().client(post(b"12345")[:-3]).client_gap(3).server(ok())
+    before = Dialogue().client_gap(30)
+    for d in (between, inside, before):
+        assert [e[2:] for e in brief(d.server(ok(b"", 408)).over())][-1] == ("request_lost",)
+
+
+ASKED = len(get("/lost"))
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize(
+    ("segments", "expected"),
+    [
+        ([(1, 0, ok(b"", 400), 0)], ["unasked"]),  # the server refuses at once
+        ([(1, 0, ok(b"", 408), ASKED)], ["request_lost"]),  # acknowledges what was not captured
+        ([(1, 0, ok(b"", 408), 0), (1, len(ok(b"", 408)), ok(), ASKED)], ["unasked", "request_lost"]),
+        ([(1, 0, ok(), ASKED), (0, ASKED, get("/2"), len(ok())), (1, len(ok()), ok(), ASKED + len(get("/2")))],
+         ["request_lost", None]),
+        ([(0, 0, get("/"), 0), (1, 0, ok(), len(get("/"))), (1, len(ok()), ok(b"", 408), len(get("/")))],
+         [None, "unasked"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("heard", [False, True])
+def test_acknowledgements_tell_lost_requests_from_none(
+    segments: list[tuple[int, int, bytes, int]], expected: list[str | None], heard: bool, one_by_one: bool
+) -> None:
+    """Also when the client's SYN was not captured, and however many segments come at once."""
+    tcp, flows, pairing = Tcp(), Flows(), Pairing()
+    said = tcp.handshake()[not heard :]
+    said += [tcp.make(side, at, data, 10 + n, ack) for n, (side, at, data, ack) in enumerate(segments)]
+    batches = [[segment] for segment in said] if one_by_one else [said]
+    finished = [e for batch in batches for e in pairing.feed(flows.feed(batch))[1]]
+    finished += pairing.feed(flows.finish())[1]
+    assert [e.incomplete for e in sorted(finished, key=lambda e: e.index)] == expected
+
+
+def test_unasked_after_the_client_closed() -> None:
+    tcp, flows, pairing = Tcp(), Flows(), Pairing()
+    refusal = ok(b"", 400)
+    said = [*tcp.handshake(), tcp.fin(0, 0, 5), tcp.make(1, 0, refusal, 6, ack=1), tcp.fin(1, len(refusal), 7)]
+    _, finished = pairing.feed(flows.feed(said))
+    assert [e.incomplete for e in finished] == ["unasked"]
 
 
 def test_gap_in_a_body_of_known_length_is_skipped_by_count() -> None:
@@ -352,9 +425,9 @@ def test_pipeline_limit_gives_up_the_oldest_and_keeps_the_pairing() -> None:
 
 
 def test_limit_of_all_that_is_kept() -> None:
-    d = Dialogue(HttpLimits(total_kept_bytes=300))
+    d = Dialogue(HttpLimits(total_kept_bytes=1500))
     d.client(*(get("/" + "x" * 60) for _ in range(10)))
-    assert d.pairing.budget.kept_bytes <= 300 and d.pairing.counters.kept_limit > 0
+    assert 1000 < d.pairing.budget.kept_bytes <= 1500 and d.pairing.counters.kept_limit > 0
     assert {e[2] for e in brief(d.finished)} == {"evicted"}
     d.server(*(ok() for _ in range(10)))
     assert d.pairing.counters.orphans == 0
@@ -362,10 +435,26 @@ def test_limit_of_all_that_is_kept() -> None:
 
 
 def test_limit_of_all_that_is_kept_for_bodies_and_heads() -> None:
-    d = Dialogue(HttpLimits(total_kept_bytes=100)).client(get()).server(ok(b"x" * 500)[:-300], b"x" * 300)
+    d = Dialogue(HttpLimits(total_kept_bytes=700)).client(get()).server(ok(b"x" * 500)[:-300], b"x" * 300)
     assert d.finished[0].response is not None and d.finished[0].response.body_bytes == 500
-    d = Dialogue(HttpLimits(total_kept_bytes=50)).client(b"GET / HTTP/1.1\r\n", b"X: " + b"x" * 100, b"y")
+    assert len(d.finished[0].response.body) == 200 and d.pairing.counters.kept_limit == 1
+    d = Dialogue(HttpLimits(total_kept_bytes=600)).client(b"GET / HTTP/1.1\r\n", b"X: " + b"x" * 100, b"y")
     assert brief(d.over()) == [(None, None, "evicted")]
+
+
+def test_messages_that_begin_when_too_much_is_kept_are_given_up() -> None:
+    full = HttpLimits(total_kept_bytes=600)
+    d = Dialogue(full).client(post(b"12345")[:-1].replace(b"Host", b"Hostess: " + b"x" * 99)).server(ok(b"no", 413))
+    assert [e[1:] for e in brief(d.over())] == [(None, "evicted")] and d.pairing.counters.orphans == 0
+    d = Dialogue(full).client(get()).server(ok(b"12345")[:-1].replace(b"X", b"X" * 99))
+    (exchange,) = d.finished
+    assert exchange.incomplete is None and exchange.response is not None and not exchange.response.complete
+
+
+def test_early_response_when_too_much_is_kept() -> None:
+    d = Dialogue(HttpLimits(total_kept_bytes=700)).client(post(b"12345")[:-3]).server(ok(b"x" * 200, 413))
+    assert [e[1:] for e in brief(d.finished)] == [((413, b"x" * 200), "evicted")]
+    assert brief(d.client(b"345", get("/2")).server(ok(b"2")).over())[1] == (("GET", "/2", b""), (200, b"2"))
 
 
 def test_counters_have_names() -> None:

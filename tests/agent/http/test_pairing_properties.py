@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.http.content import EXCHANGE_BYTES
 from agent.http.limits import HttpLimits
 from agent.http.pairing import Pairing
 from agent.stream.events import EndReason
@@ -143,7 +144,7 @@ FRAGMENTS = [
 def test_garbage_that_looks_like_http_is_data(seed: int) -> None:
     random = Random(seed)
     limits = HttpLimits(
-        body_limit_bytes=20, head_limit_bytes=150, max_pipelined=3, total_kept_bytes=400, hash_bodies=True
+        body_limit_bytes=20, head_limit_bytes=150, max_pipelined=3, total_kept_bytes=2000, hash_bodies=True
     )
     d = Dialogue(limits, from_start=random.random() < 0.7, known_client=random.random() < 0.7)
     for _ in range(60):
@@ -153,7 +154,7 @@ def test_garbage_that_looks_like_http_is_data(seed: int) -> None:
             (d.client_gap if side else d.server_gap)(random.randrange(1, 30))
         else:
             (d.client if side else d.server)(piece)
-        assert d.pairing.budget.kept_bytes <= 400 + 150 + len(piece) + 20
+        assert d.pairing.budget.kept_bytes <= 2000 + EXCHANGE_BYTES + 150 + len(piece) + 20
     d.over()
 
 
