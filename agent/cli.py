@@ -41,7 +41,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *ignored: Any) -> None:
         from importlib.metadata import version
 
-        parser.exit(message=f"shadowtap {version('shadowtap')}\n")
+        print(f"shadowtap {version('shadowtap')}")
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
