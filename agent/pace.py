@@ -6,9 +6,20 @@ left the cache, against 5 us a segment. So a worker sleeps, within two bounds, u
 
 from __future__ import annotations
 
-LONGEST_S = 0.02  # from a standing start a ring of 4 MiB takes 200 MB/s for so long
-WORTH_CAPTURE = 1024  # segments
-WORTH_REPLAY = 32  # about 16 requests: more at a time would come to the shadow as a burst that production never had
+from typing import NamedTuple
+
+
+class Aim(NamedTuple):
+    """What the sleep is to bring, and how long it may be at most."""
+
+    segments: int
+    longest_s: float
+
+
+# About 16 requests: more at a time would come to the shadow as a burst that production never had.
+REPLAY = Aim(32, 0.02)
+# Nobody waits for what is only captured. From a standing start a ring of 4 MiB takes 40 MB/s for so long.
+CAPTURE = Aim(1024, 0.1)
 
 
 class Pace:
@@ -16,10 +27,10 @@ class Pace:
 
     __slots__ = ("_longest_s", "_pause_s", "_shortest_s", "_worth")
 
-    def __init__(self, shortest_s: float, worth: int) -> None:
+    def __init__(self, shortest_s: float, aim: Aim) -> None:
         self._shortest_s = shortest_s
-        self._longest_s = max(shortest_s, LONGEST_S)
-        self._worth = worth
+        self._longest_s = max(shortest_s, aim.longest_s)
+        self._worth = aim.segments
         self._pause_s = shortest_s
 
     def after(self, segments: int) -> float:

@@ -20,7 +20,7 @@ from agent.http.pairing import Pairing
 from agent.keeper import MarkedSockets
 from agent.mirror import Mirror
 from agent.order import Order
-from agent.pace import WORTH_CAPTURE, WORTH_REPLAY, Pace
+from agent.pace import CAPTURE, REPLAY, Pace
 from agent.stream.events import Event
 from agent.stream.flows import Flows
 from replay.client import Replayer
@@ -47,7 +47,7 @@ class Worker:
         self._pairing = Pairing(order.http)
         self._recorder = self._open_recorder(run)
         self._mirror = Mirror(order.selector(), self._record if self._recorder else None)
-        self._pace = Pace(order.poll_s, WORTH_REPLAY if order.upstreams else WORTH_CAPTURE)
+        self._pace = Pace(order.poll_s, REPLAY if order.upstreams else CAPTURE)
         self._replayer: Replayer | None = None
         self._kernel: dict[str, Any] = {}  # the tap's counters, told by the service (to worker 0 only)
         self._stopping = asyncio.Event()
