@@ -13,8 +13,7 @@ KEY_OFFSET = 28  # of `key` in the event
 BUSY, DISCARD = 1 << 31, 1 << 30  # in the record header's length
 LENGTH_MASK = DISCARD - 1
 
-CONTROL = struct.Struct("<QQQQIIIIII")
-LEASE = struct.Struct("<Q")  # the first field of CONTROL
+CONTROL = struct.Struct("<QQQQIIIIII")  # the lease comes first
 PORT_WORDS = 1024
 PPM = 1_000_000
 PAYLOAD_MAX_BYTES = 0xFFFF

@@ -2,12 +2,14 @@
 
 Layout (kernel/bpf/ringbuf.c): one page with the consumer's position (ours to write), one page with the producer's, then
 the data twice in a row, so that no record is broken at the end. A record is an 8-byte header and the event.
+
+Positions are read and written through memoryviews of 64-bit words: one load or store each. `struct.pack_into` would zero
+the place first, and for that moment, or for as long as this process is preempted in it, the kernel sees a full ring.
 """
 
 from __future__ import annotations
 
 import mmap
-import struct
 import time
 
 from agent.capture.layout import (
@@ -24,7 +26,6 @@ from agent.capture.segment import Segment
 PAGE_BYTES = mmap.PAGESIZE
 BATCH_SEGMENTS = 2048
 CLOCK_STEP_NS = 10_000_000
-_POSITION = struct.Struct("<Q")
 _KEY_AT = RECORD_HEADER_BYTES + KEY_OFFSET
 _PAYLOAD_AT = RECORD_HEADER_BYTES + EVENT_BYTES
 
@@ -47,8 +48,10 @@ class Ring:
         self.size_bytes = size_bytes
         self._consumer = mmap.mmap(fd, PAGE_BYTES, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._data = mmap.mmap(fd, PAGE_BYTES + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=PAGE_BYTES)
+        self._consumer_word = memoryview(self._consumer)[:8].cast("Q")
+        self._producer_word = memoryview(self._data)[:8].cast("Q")
         self._mask = size_bytes - 1
-        self._position: int = _POSITION.unpack_from(self._consumer, 0)[0]
+        self._position: int = self._consumer_word[0]
         self.epoch_offset_ns = epoch_offset_ns()
         self.high_water_bytes = 0  # most that was ever waiting at a read
 
@@ -65,14 +68,13 @@ class Ring:
 
     def waiting_bytes(self) -> int:
         """Bytes written by the kernel and not read yet."""
-        producer: int = _POSITION.unpack_from(self._data, 0)[0]
-        return producer - self._position
+        return self._producer_word[0] - self._position
 
     def read(self, limit: int = BATCH_SEGMENTS) -> list[Segment]:
         """Up to `limit` segments, oldest first; what they held in the ring is free afterwards."""
         data, mask, offset_ns, unpack = self._data, self._mask, self.epoch_offset_ns, RECORD.unpack_from
         position = self._position
-        producer: int = _POSITION.unpack_from(data, 0)[0]
+        producer = self._producer_word[0]
         if producer - position > self.high_water_bytes:
             self.high_water_bytes = producer - position
         out: list[Segment] = []
@@ -99,10 +101,12 @@ class Ring:
             )
             limit -= 1
         self._position = position
-        _POSITION.pack_into(self._consumer, 0, position)
+        self._consumer_word[0] = position
         return out
 
     def close(self) -> None:
         """Unmap."""
+        self._consumer_word.release()
+        self._producer_word.release()
         self._consumer.close()
         self._data.close()

@@ -23,7 +23,7 @@ from typing import Any
 import agent
 import bpf
 from agent.capture import kernel
-from agent.capture.layout import CONTROL, COUNTERS, LEASE, PORT_WORDS, Control, Counters
+from agent.capture.layout import CONTROL, COUNTERS, PORT_WORDS, Control, Counters
 from agent.errors import LoadError
 
 LOADER_INTERPRETER = "/usr/bin/python3"
@@ -75,6 +75,8 @@ class Tap:
         self._control_fd, self._ports_fd, self._counters_fd, *rest = fds
         self.programs, self.rings, self._links = rest[:2], rest[2 : 2 + order.workers], rest[2 + order.workers :]
         self._control = mmap.mmap(self._control_fd, mmap.PAGESIZE)
+        # One store: `struct.pack_into` zeroes first, and the program would find its lease over for that moment.
+        self._lease = memoryview(self._control)[:8].cast("Q")
         self._ports = mmap.mmap(self._ports_fd, PORT_WORDS * 8)
         self._cpus = kernel.possible_cpus()
         self.lease_ns = 0
@@ -119,13 +121,13 @@ class Tap:
         now_ns = time.monotonic_ns()
         late_ns = now_ns - self._lease_until_ns if self._lease_until_ns else 0
         self._lease_until_ns = now_ns + self.lease_ns
-        LEASE.pack_into(self._control, 0, self._lease_until_ns)
+        self._lease[0] = self._lease_until_ns
         self.lapses += late_ns > 0
         return max(0, late_ns) / 1e9
 
     def stop(self) -> None:
         """End the lease: nothing is copied any more. Links stay until `close`."""
-        LEASE.pack_into(self._control, 0, 0)
+        self._lease[0] = 0
 
     def counters(self) -> Counters:
         """What the program counted since it was loaded, over all CPUs."""
@@ -135,6 +137,7 @@ class Tap:
     def close(self) -> None:
         """Detach (TCX) and let go of everything."""
         self.stop()
+        self._lease.release()
         self._control.close()
         self._ports.close()
         for fd in (*self._links, *self.programs, *self.rings, self._control_fd, self._ports_fd, self._counters_fd):
