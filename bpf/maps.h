@@ -10,9 +10,6 @@
 
 #define PORT_WORDS 1024 /* 65536 ports, one bit each */
 #define RINGS_MAX 64
-#define OUTPUT_ATTEMPTS 3
-#define AVAILABLE_DATA 0 /* BPF_RB_AVAIL_DATA */
-#define RING_SIZE 1      /* BPF_RB_RING_SIZE */
 #define NO_WAKEUP 1 /* BPF_RB_NO_WAKEUP: workers poll, production never pays for waking them */
 
 /* A record is put together here, one slot a CPU: a per-CPU map may not hold values over 32 KiB, and the stack 512 bytes. */

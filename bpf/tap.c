@@ -34,20 +34,6 @@ static __always_inline int within_budget(const struct control *c, __u64 now_ns, 
 	       (!c->budget_bytes || b->bytes <= c->budget_bytes);
 }
 
-/* Into the ring; 0 when there was no room. Since kernel 6.15 the ring's lock gives up when it has to be waited for too
- * long, as on a virtual machine whose other CPU the host has taken away: with room in the ring it is tried again. */
-static __always_inline int output(void *ring, void *record, __u64 size)
-{
-#pragma unroll
-	for (int attempt = 0; attempt < OUTPUT_ATTEMPTS; attempt++) {
-		if (bpf_ringbuf_output(ring, record, size, NO_WAKEUP) == 0)
-			return 1;
-		if (bpf_ringbuf_query(ring, AVAILABLE_DATA) + size + 8 > bpf_ringbuf_query(ring, RING_SIZE))
-			return 0;
-	}
-	return 0;
-}
-
 /* Put the record together and hand it to the worker's ring; 0 when there was no room. */
 static __always_inline int copy(struct __sk_buff *skb, const struct packet *p, const struct tcp_header *tcp,
 				struct segment_event head, __u32 payload_at, __u32 worker)
@@ -72,7 +58,7 @@ static __always_inline int copy(struct __sk_buff *skb, const struct packet *p, c
 	captured &= PAYLOAD_MAX_BYTES;
 	head.captured = captured;
 	record->event = head;
-	return output(ring, record, sizeof(record->event) + captured);
+	return bpf_ringbuf_output(ring, record, sizeof(record->event) + captured, NO_WAKEUP) == 0;
 }
 
 static __always_inline void sampled_segment(struct __sk_buff *skb, const struct packet *p, const struct control *c,

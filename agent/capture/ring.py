@@ -3,7 +3,7 @@
 Layout (kernel/bpf/ringbuf.c): one page with the consumer's position (ours to write), one page with the producer's, then
 the data twice in a row, so that no record is broken at the end. A record is an 8-byte header and the event.
 
-Positions are read and written through memoryviews of 64-bit words: one load or store each. `struct.pack_into` would zero
+Positions are read and written through memoryviews of 64-bit words: one load or store each. `struct.pack_into` zeroes
 the place first, and for that moment, or for as long as this process is preempted in it, the kernel sees a full ring.
 """
 

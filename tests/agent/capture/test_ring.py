@@ -158,3 +158,20 @@ def test_a_ring_of_the_kernel_can_be_mapped_and_is_empty() -> None:
     os.close(fd)
     assert (ring.read(), ring.waiting_bytes(), ring.size_bytes) == ([], 0, 1 << 16)
     ring.close()
+
+
+def test_the_kernel_never_sees_half_a_position() -> None:
+    """Another process looks at the consumer's position while it is written again and again."""
+    start = 0x0102_0304_0506_0000
+    made = HandMade(start=start)
+    ring = Ring(made.fd, SIZE)
+    child = os.fork()
+    if child == 0:
+        for _ in range(100_000):
+            ring.read()
+        os._exit(0)
+    with memoryview(made._memory)[:8].cast("Q") as word:
+        seen = {word[0]}
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            seen.update([word[0] for _ in range(1000)])
+    assert seen == {start}
