@@ -124,7 +124,7 @@ def test_a_ring_too_small_loses_and_says_what(lab: Lab) -> None:
     assert f"{kernel['ring_full']} found the ring full" in ended.output
     assert f"{kernel['lost_to_server']} of them carried requests" in ended.output
     assert 0 <= production - account.seen <= kernel["lost_to_server"]
-    assert set(account.incomplete) <= {"gap", "request_lost", "cut", "end"}
+    assert set(account.incomplete) <= {"gap", "request_lost", "cut", "end", "unasked"}
     assert ended.report()["lost"]["ring_full"] == kernel["ring_full"]
 
 
