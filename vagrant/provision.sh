@@ -11,7 +11,7 @@ readonly STAMP=.venv/.provisioned
 # What the agent needs, then what the lab and the tests need.
 packages() {
     echo python3 python3-venv python3-bpfcc "linux-headers-$(dpkg --print-architecture)" iproute2 util-linux
-    echo haproxy nginx-light wrk nghttp2-client tcpdump curl procps
+    echo haproxy nginx-light wrk nghttp2-client tcpdump curl procps netbase  # netbase: wrk wants /etc/services
 }
 
 say() { echo "setup: $*"; }
@@ -54,7 +54,7 @@ install_packages() {
     local missing
     if ! command -v apt-get >/dev/null; then
         say "no apt-get here. Install by your own means what Debian calls: python3-venv python3-bpfcc linux-headers" \
-            "iproute2 util-linux haproxy nginx-light wrk nghttp2-client tcpdump curl procps"
+            "iproute2 util-linux haproxy nginx-light wrk nghttp2-client tcpdump curl procps netbase"
         return
     fi
     mapfile -t missing < <(missing_packages)
