@@ -28,7 +28,6 @@ SO_MARK = 36
 FILTER_NAME = "shadowtap"
 OWN_QDISC = "-qdisc"  # ends a filter's name when the qdisc is ours, too
 FILTER_PRIORITY = 49152  # behind whatever else hangs there: the tap only looks
-_INGRESS, _EGRESS = "ffff:fff2", "ffff:fff3"
 _PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)
 
 

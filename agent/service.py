@@ -24,6 +24,7 @@ from agent.capture.tap import Tap, order_for
 from agent.config import Config
 from agent.crew import Crew, Worker
 from agent.errors import LoadError
+from agent.memory import resident_bytes
 from agent.monitor.metrics import MetricsServer, Snapshot
 from agent.order import Order
 from agent.select.sampling import SampleBy
@@ -265,7 +266,9 @@ class Service:
             kernel=self._kernel()._asdict(),
             workers=reports,
             restarts=self._crew.restarts,
-            memory_bytes=_own_memory() + _memory_of(self._crew.keeper_pid()) + int(reports.get("memory_bytes", 0)),
+            memory_bytes=resident_bytes(os.getpid())
+            + resident_bytes(self._crew.keeper_pid())
+            + int(reports.get("memory_bytes", 0)),
             share_ppm=self.config.shadow[1].share_ppm,
         )
 
@@ -273,18 +276,6 @@ class Service:
 def _per_cpu(limit: int) -> int:
     """The kernel keeps its budget per CPU, so that CPUs share nothing."""
     return -(-limit // (os.cpu_count() or 1))
-
-
-def _own_memory() -> int:
-    return _memory_of(os.getpid())
-
-
-def _memory_of(pid: int | None) -> int:
-    try:
-        with open(f"/proc/{pid}/statm") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except OSError:
-        return 0
 
 
 def run(config: Config) -> int:

@@ -18,6 +18,7 @@ from agent import messages
 from agent.capture.ring import Ring
 from agent.http.pairing import Pairing
 from agent.keeper import MarkedSockets
+from agent.memory import resident_bytes
 from agent.mirror import Mirror
 from agent.order import Order
 from agent.pace import CAPTURE, REPLAY, Pace
@@ -167,7 +168,7 @@ class Worker:
             "replay": asdict(self._replayer.counters) if self._replayer else {},
             "recording": asdict(self._recorder.counters) if self._recorder else {},
             "unmarked_sockets": self._sockets.unmarked if self._sockets else 0,
-            "memory_bytes": resident_bytes(),
+            "memory_bytes": resident_bytes(os.getpid()),
             "cpu_s": time.process_time(),
             "problem": self._recorder.problem if self._recorder else "",
         }
@@ -178,9 +179,3 @@ class Worker:
             pass  # the service is behind; the next report says the same and more
         except OSError:
             self._stopping.set()
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process."""
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")

@@ -16,7 +16,6 @@ LENGTH_MASK = DISCARD - 1
 CONTROL = struct.Struct("<QQQQIIIIII")  # the lease comes first
 PORT_WORDS = 1024
 PPM = 1_000_000
-PAYLOAD_MAX_BYTES = 0xFFFF
 
 
 class Control(NamedTuple):

@@ -62,10 +62,6 @@ class Reader:
         self._left = 0
         self._decoder: ChunkedDecoder | None = None
 
-    def feed(self, data: bytes, t_ns: int) -> None:
-        """The next bytes of the half."""
-        self.proceed(data, 0, t_ns)
-
     def gap(self, length: int) -> None:
         """`length` bytes are missing here."""
         self.unbroken = False
@@ -107,6 +103,18 @@ class Reader:
         self.state = LOST
         self.lost = True
         self.unbroken = False
+
+    def feed(self, data: bytes, t_ns: int) -> None:
+        """The next bytes of the half. The common case comes first: a segment that begins with a whole head."""
+        if self.state == START and data[0] > 32:
+            end = head_end(data)
+            if 0 < end <= self.budget.limits.head_limit_bytes:
+                self.t_first_ns = t_ns
+                at = self.begin(data if end == len(data) else data[:end], data, end, t_ns)
+                if at < len(data):
+                    self.proceed(data, at, t_ns)
+                return
+        self.proceed(data, 0, t_ns)
 
     def proceed(self, data: bytes, at: int, t_ns: int) -> None:
         """Take `data` from `at` on, whatever the state."""

@@ -8,7 +8,7 @@ from agent.http.content import Content
 from agent.http.reader import BODY, CHUNKED, GIVEN_UP, LENGTH, NO_BODY, START, Reader
 from agent.stream.events import EndReason
 from replay.exchange import Incomplete, Request
-from replay.http1 import framing, head_end, request_line
+from replay.http1 import framing, request_line
 
 _new = tuple.__new__  # saves the call of a NamedTuple's Python-level constructor
 _POSSIBLE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}( |\Z)")
@@ -32,18 +32,6 @@ class RequestReader(Reader):
     target: str
     version: int
     _wire: Content | None
-
-    def feed(self, data: bytes, t_ns: int) -> None:
-        """The next bytes of the half. The common case comes first: a segment that begins with a whole head."""
-        if self.state == START and data[0] > 32:
-            end = head_end(data)
-            if 0 < end <= self.budget.limits.head_limit_bytes:
-                self.t_first_ns = t_ns
-                at = self.begin(data if end == len(data) else data[:end], data, end, t_ns)
-                if at < len(data):
-                    self.proceed(data, at, t_ns)
-                return
-        self.proceed(data, 0, t_ns)
 
     @property
     def method_being_read(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.http.reader import CLOSE, LENGTH, NO_BODY, START, Reader
 from agent.stream.events import EndReason
 from replay.exchange import Exchange, Incomplete, Response
-from replay.http1 import head_end, response_framing, status_line
+from replay.http1 import response_framing, status_line
 
 _new = tuple.__new__  # saves the call of a NamedTuple's Python-level constructor
 _PREFIX = b"HTTP/1."
@@ -24,18 +24,6 @@ class ResponseReader(Reader):
     exchange: Exchange | None
     status: int
     version: int
-
-    def feed(self, data: bytes, t_ns: int) -> None:
-        """The next bytes of the half. The common case comes first: a segment that begins with a whole head."""
-        if self.state == START and data[0] > 32:
-            end = head_end(data)
-            if 0 < end <= self.budget.limits.head_limit_bytes:
-                self.t_first_ns = t_ns
-                at = self.begin(data if end == len(data) else data[:end], data, end, t_ns)
-                if at < len(data):
-                    self.proceed(data, at, t_ns)
-                return
-        self.proceed(data, 0, t_ns)
 
     def begins_message(self, data: bytes) -> bool:
         """See Reader."""
