@@ -15,6 +15,7 @@ GAUGES = (
     ("flows.open", "flows_open", "TCP connections being followed"),
     ("flows.buffered_bytes", "flows_buffered_bytes", "Bytes held for segments that are still missing"),
     ("http.open", "exchanges_open", "Requests and responses being followed"),
+    ("spacing.held", "spacing_requests", "Requests held until their time, so that the original spacing is kept"),
     ("replay.queue_entries", "queue_requests", "Requests waiting in front of the shadow"),
     ("replay.queue_bytes", "queue_bytes", "Their bytes"),
     ("replay.queue_peak_entries", "queue_peak_requests", "Longest the queue has been"),

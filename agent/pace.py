@@ -33,6 +33,11 @@ class Pace:
         self._worth = aim.segments
         self._pause_s = shortest_s
 
+    @property
+    def longest_ns(self) -> int:
+        """What has just been captured is read within this time."""
+        return round(self._longest_s * 1e9)
+
     def after(self, segments: int) -> float:
         """Longer by at most twice; shorter at once, and as much as the load has grown."""
         pause_s = self._pause_s * min(2.0, self._worth / (segments or 1))

@@ -22,6 +22,7 @@ from agent.memory import resident_bytes
 from agent.mirror import Mirror
 from agent.order import Order
 from agent.pace import CAPTURE, REPLAY, Pace
+from agent.spacing import SLACK_NS, SpacedSender
 from agent.stream.events import Event
 from agent.stream.flows import Flows
 from replay.client import Replayer
@@ -50,6 +51,7 @@ class Worker:
         self._mirror = Mirror(order.selector(), self._record if self._recorder else None)
         self._pace = Pace(order.poll_s, REPLAY if order.upstreams else CAPTURE)
         self._replayer: Replayer | None = None
+        self._sender: SpacedSender | None = None
         self._kernel: dict[str, Any] = {}  # the tap's counters, told by the service (to worker 0 only)
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -68,8 +70,11 @@ class Worker:
         if not self.order.upstreams:
             return
         factory = self._sockets.factory if self._sockets else None
-        self._replayer = Replayer(self._loop, self.order.balancer(), self.order.replay, self._mirror.answered, factory)
-        self._mirror.sender = self._replayer
+        answered = self._mirror.answered
+        self._replayer = Replayer(self._loop, self.order.balancer(), self.order.replay, answered, factory)
+        delay_ns = self._pace.longest_ns + SLACK_NS
+        self._sender = SpacedSender(self._loop, self._replayer, answered, self._ring.now_ns, delay_ns)
+        self._mirror.sender = self._sender
 
     def _open_recorder(self, run: str) -> Recorder | None:
         if self.order.directory is None:
@@ -125,7 +130,8 @@ class Worker:
         while self._read_ring(1)[1]:
             pass
         self._take(self._flows.finish())
-        if self._replayer is not None:
+        if self._replayer is not None and self._sender is not None:
+            self._sender.finish()
             await self._replayer.drain(self.order.stop_timeout_s)
         if self._recorder is not None:
             self._recorder.close(time.time_ns(), self._mirror.account, self._extra())
@@ -166,6 +172,7 @@ class Worker:
             },
             "http": {**asdict(self._pairing.counters), "open": self._pairing.open_exchanges},
             "replay": asdict(self._replayer.counters) if self._replayer else {},
+            "spacing": {"held": len(self._sender.spacing), "late": self._sender.spacing.late} if self._sender else {},
             "recording": asdict(self._recorder.counters) if self._recorder else {},
             "unmarked_sockets": self._sockets.unmarked if self._sockets else 0,
             "memory_bytes": resident_bytes(os.getpid()),

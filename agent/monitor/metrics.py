@@ -71,6 +71,12 @@ class AgentCollector:
         yield GaugeMetricFamily(
             PREFIX + "sampled_ratio", "Share of the traffic that is mirrored", value=now.share_ppm / 1e6
         )
+        yield _counters(
+            "requests_late",
+            "Requests that came up after their time and went to the shadow at once",
+            [],
+            [([], _at(now.workers, "spacing.late"))],
+        )
         yield _counters("worker_restarts", "Workers replaced after they died", [], [([], now.restarts)])
         yield _counters(
             "unmarked_sockets",

@@ -89,7 +89,7 @@ class MeasuredAgent:
     """A running agent; a context manager that ends it in order."""
 
     def __init__(self, lab: Lab, setup: Setup) -> None:
-        recordings = lab.directory / f"recordings-{time.monotonic_ns()}"
+        self.recordings = recordings = lab.directory / f"recordings-{time.monotonic_ns()}"
         config = lab.directory / "bench.yaml"
         config.write_text(json.dumps(setup.config(lab, recordings)))
         argv: list[str | Path] = [SHADOWTAP, "run", "-c", config]
