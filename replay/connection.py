@@ -95,9 +95,7 @@ class Connection:
             self._connect_failed(code)
 
     def _prepare(self) -> int:
-        settings, counters = self._hub.settings, self._hub.counters
-        if not prepare(self._socket, settings.socket_mark):
-            counters.marks_failed += 1
+        prepare(self._socket)
         return self._socket.connect_ex(self._owner.upstream.sockaddr)
 
     def _on_connect(self) -> None:

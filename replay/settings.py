@@ -22,7 +22,6 @@ class ReplaySettings:
     body_limit_bytes: int = MIB  # content of a response that is kept; the rest is counted
     mark_header: str = "X-Shadowtap"  # "" adds no header
     mark_value: str = "1"
-    socket_mark: int | None = None  # SO_MARK, needs CAP_NET_ADMIN
 
     @property
     def mark(self) -> bytes:
@@ -50,7 +49,6 @@ class ReplayCounters:
     excess: int = 0  # connections dropped for bytes that belong to no request
     early: int = 0  # responses that were whole before the request was sent
     idle_closed: int = 0  # connections the upstream closed between requests
-    marks_failed: int = 0  # sockets that could not be given the mark
     clock_fallbacks: int = 0  # reads without a kernel timestamp
     latency_sum_ns: int = 0  # first byte sent to last byte of whole responses
     latency_count: int = 0

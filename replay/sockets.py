@@ -1,4 +1,4 @@
-"""The sockets that requests are sent through: how they are made, marked and made to tell the kernel's receive time."""
+"""The sockets that requests are sent through: how they are made, and made to tell the kernel's receive time."""
 
 from __future__ import annotations
 
@@ -19,24 +19,13 @@ def new_socket(family: socket.AddressFamily) -> socket.socket:
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
 
 
-def prepare(sock: socket.socket, mark: int | None) -> bool:
-    """Set what every connection needs; False when the mark could not be given (that needs CAP_NET_ADMIN)."""
+def prepare(sock: socket.socket) -> None:
+    """Set what every connection needs."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-    return mark is None or _set_mark(sock, mark)
 
 
 def reason_of(error: OSError) -> str:
     """The error for a person: "connection refused"."""
     return (error.strerror or str(error)).lower()
-
-
-def _set_mark(sock: socket.socket, mark: int) -> bool:
-    """Give the socket its mark, unless whoever made it already did."""
-    try:
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) != mark:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-    except OSError:
-        return False
-    return True

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import shutil
-import socket
 import threading
 import time
 
@@ -397,40 +395,6 @@ def test_done_may_submit_again(run: Run) -> None:
         await asyncio.wait_for(finished, 10)
         assert client.counters.connects == 1
         await client.replayer.drain(1)
-
-    with ScriptedServer(serve) as server:
-        run(main())
-
-
-def test_a_mark_that_cannot_be_set_is_counted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Unprivileged(socket.socket):
-        def setsockopt(self, level: int, option: int, value: object) -> None:  # type: ignore[override]
-            if option == socket.SO_MARK:
-                raise PermissionError(errno.EPERM, "Operation not permitted")
-            super().setsockopt(level, option, value)  # type: ignore[arg-type]
-
-    async def main() -> None:
-        async with Client(server.address, lambda family: Unprivileged(family), socket_mark=7) as client:
-            assert (await client.send()).answer is Answer.OK
-            assert client.counters.marks_failed == 1
-
-    with ScriptedServer(serve) as server:
-        run(main())
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="SO_MARK needs CAP_NET_ADMIN")
-def test_a_mark_is_set(run: Run) -> None:
-    made: list[socket.socket] = []
-
-    def factory(family: socket.AddressFamily) -> socket.socket:
-        made.append(socket.socket(family, socket.SOCK_STREAM))
-        return made[-1]
-
-    async def main() -> None:
-        async with Client(server.address, factory, socket_mark=7) as client:
-            await client.send()
-            assert made[0].getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == 7
-            assert client.counters.marks_failed == 0
 
     with ScriptedServer(serve) as server:
         run(main())
