@@ -8,6 +8,8 @@ from pathlib import Path
 from agent import config, privileges
 from agent.errors import ConfigError
 from agent.order import Order
+from agent.select.geo import GeoDatabase
+from agent.service import describe
 
 
 def check(path: Path) -> list[str]:
@@ -19,19 +21,21 @@ def check(path: Path) -> list[str]:
         raise ConfigError(
             f"{path}: capture.interface: no {capture.interface!r} on this host; there are: {', '.join(interfaces)}"
         )
-    name, shadow = found.shadow
-    if (order := Order.of(found)).upstreams:
-        order.balancer()
+    Order.of(found).resolved()
+    if found.geo is not None:
+        GeoDatabase(found.geo.database)
     user = privileges.service_user(found.user).pw_name
-    lines = [
-        f"{path}: valid",
-        f"copies   {shadow.percentage:g} % of the {shadow.sample_by}s on {capture.interface}, "
-        f"port {', '.join(map(str, capture.ports))}, {capture.workers} worker(s) as {user}",
-        f"replays  {', '.join(shadow.methods)} to {', '.join(shadow.upstreams) or 'nobody (capture only)'}"
-        + ("" if shadow.enabled else " (disabled)"),
+    ports = ", ".join(map(str, capture.ports))
+    lines = [f"{path}: valid", f"copies   on {capture.interface}, port {ports}, {capture.workers} worker(s) as {user}"]
+    lines += [f"mirrors  {describe(name, shadow)}" for name, shadow in found.shadows.items()]
+    replayed = {name: ", ".join(shadow.methods) for name, shadow in found.shadows.items() if shadow.upstreams}
+    lines += [f"replays  {methods} to {name}" for name, methods in replayed.items()]
+    lines += [
         f"records  {found.recording.directory if found.recording else 'nothing'}",
         f"metrics  {'http://' + found.metrics.listen + '/metrics' if found.metrics else 'none'}",
+        f"control  {found.control.socket if found.control else 'none'}",
     ]
-    if not shadow.enabled:
-        lines.append(f"note     shadow {name} is disabled: nothing will be mirrored")
+    for name, shadow in found.shadows.items():
+        if not shadow.enabled:
+            lines.append(f"note     shadow {name} is disabled: nothing will be mirrored to it")
     return lines + [f"note     {note}" for note in found.notes]

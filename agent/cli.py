@@ -1,4 +1,4 @@
-"""The command line: `shadowtap run | check | doctor | replay | compare`.
+"""The command line: `shadowtap run | check | explain | set | enable | disable | status | doctor | replay | compare`.
 
 Set-up errors are one line on stderr and exit status 2; anything else is our bug and keeps its traceback.
 """
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.control.commands import add_parsers
 from replay.errors import ShadowtapError
 
 USAGE_ERROR = 2
@@ -66,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate a configuration without attaching")
     check.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="configuration (YAML)")
     check.set_defaults(run=_check)
+    explain = commands.add_parser("explain", help="say what of the criteria the kernel decides, and what it costs")
+    explain.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="configuration (YAML)")
+    explain.set_defaults(run=_explain)
+    add_parsers(commands)
     doctor = commands.add_parser("doctor", help="say what this host lacks, and what to do about it")
     doctor.set_defaults(run=_doctor)
     _add_replay(
@@ -80,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare = commands.add_parser("compare", help="how the shadow compares, from a recording directory")
     compare.add_argument("directory", type=Path, metavar="DIR")
-    compare.add_argument("--json", action="store_true", help="machine-readable, on stdout")
+    compare.add_argument("--json", action="store_true", help="machine-readable, on stdout; a list for several shadows")
     compare.set_defaults(run=_compare)
     return parser
 
@@ -109,8 +114,18 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=100.0,
         metavar="P",
-        help="share of the connections, the same that the live agent takes by connection (default 100)",
+        help="share of the traffic, the same that the live agent takes with the same seed (default 100)",
     )
+    parser.add_argument(
+        "--criteria", default="random", metavar="TEXT", help='which requests, like "header:X-Test and path:/api/*"'
+    )
+    parser.add_argument(
+        "--sample-by",
+        default="connection",
+        metavar="WHAT",
+        help="what the percentage takes as a whole: connection (default), client, request, header:NAME, cookie:NAME",
+    )
+    parser.add_argument("--geo-database", type=Path, metavar="FILE", help="MaxMind-format database for geo criteria")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling (default 0)")
     parser.add_argument("--methods", default="GET,HEAD,OPTIONS", metavar="M[,M]", help="methods that are replayed")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds for an answer (default 10)")
@@ -125,13 +140,21 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from agent import config, service
 
-    return service.run(config.load(arguments.config))
+    return service.run(config.load(arguments.config), arguments.config)
 
 
 def _check(arguments: argparse.Namespace) -> int:
     from agent.check import check
 
     for line in check(arguments.config):
+        print(line)
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from agent.explain import explain
+
+    for line in explain(arguments.config):
         print(line)
     return 0
 
@@ -154,10 +177,14 @@ def _replay(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     import json
 
-    from replay.compare import as_json, compare, render
+    from replay.compare import as_json, compare, recordings_in, render
 
-    report = compare(arguments.directory)
-    print(json.dumps(as_json(report), indent=2) if arguments.json else render(report))
+    reports = [compare(directory) for directory in recordings_in(arguments.directory)]
+    if arguments.json:
+        data = [as_json(report) for report in reports]
+        print(json.dumps(data[0] if len(data) == 1 else data, indent=2))
+    else:
+        print("\n\n".join(map(render, reports)))
     return 0
 
 

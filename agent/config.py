@@ -8,14 +8,30 @@ from __future__ import annotations
 import ipaddress
 import re
 import reprlib
+from collections import defaultdict
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from agent.capture.layout import PPM, SHADOWS_MAX
 from agent.errors import ConfigError
+from agent.select.client_address import CONNECTION, ClientAddress, client_address
+from agent.select.criteria import Always, Criteria, Geo, leaves
+from agent.select.sampling import By, Window, read_sample_by
 
 PERCENT_TO_PPM = 10_000
 SMALL_RING_BYTES = 256 * 1024
@@ -84,12 +100,36 @@ class Http(_Model):
     hash_bodies: bool = False  # hash what is beyond the limit, too
 
 
+def _text_of(value: Any) -> Any:
+    """`{type: HEADER, value: X-Shadow-Test}` says the same as `header:X-Shadow-Test`."""
+    if not isinstance(value, dict) or not set(value) <= {"type", "value"} or not isinstance(value.get("type"), str):
+        return value
+    kind, text = value["type"], value.get("value")
+    if text is not None and not isinstance(text, str):
+        raise ValueError('`value` is no text: put it in quotes, as in value: "NO", which YAML reads as false')
+    return kind if text is None else f"{kind}:{text}"
+
+
+def _either(name: str) -> AliasChoices:
+    """The key as everywhere here, or as it is written elsewhere (`mirrorPercentage`, `mirror_percentage`)."""
+    return AliasChoices(name, f"mirror{name.capitalize()}", f"mirror_{name}")
+
+
 class Shadow(_Model):
     """One shadow: which traffic, where to, how."""
 
     enabled: bool = True
-    percentage: Annotated[float, Field(ge=0, le=100)] = 100.0
-    sample_by: Literal["connection", "client"] = "connection"
+    percentage: Annotated[float, Field(ge=0, le=100, validation_alias=_either("percentage"))] = 100.0
+    criteria: Annotated[str, BeforeValidator(_text_of), Field(validation_alias=_either("criteria"))] = "random"
+    sample_by: str = "connection"
+    exclusive: bool | str = False  # true, or the name of a group
+    shadow_pool_arn: Annotated[
+        str | None,
+        Field(
+            pattern=r"^arn:aws[a-z-]*:elasticloadbalancing:[a-z0-9-]+:[0-9]{12}:targetgroup/[A-Za-z0-9-]{1,32}/[0-9a-f]+$",
+            validation_alias=AliasChoices("shadow_pool_arn", "shadowPoolArn"),
+        ),
+    ] = None
     upstreams: Annotated[list[str], Field(max_length=1024)] = []  # none: capture only
     methods: list[str] = ["GET", "HEAD", "OPTIONS"]
     connect_timeout_s: Seconds = 1.0
@@ -103,6 +143,40 @@ class Shadow(_Model):
     def share_ppm(self) -> int:
         """The percentage in millionths."""
         return round(self.percentage * PERCENT_TO_PPM)
+
+    @cached_property
+    def tree(self) -> Criteria:
+        """The criteria, read."""
+        return read_criteria(self.criteria)
+
+    @property
+    def sampling(self) -> tuple[By, str]:
+        """What is taken as a whole, and the name of the header (in lower case) or the cookie."""
+        return read_sample_by(self.sample_by)
+
+    @property
+    def group(self) -> str:
+        """The group within which shadows share no request; "" for none."""
+        return "" if self.exclusive is False else "true" if self.exclusive is True else self.exclusive
+
+    @field_validator("criteria")
+    @classmethod
+    def _criteria(cls, value: str) -> str:
+        read_criteria(value)
+        return value
+
+    @field_validator("exclusive", mode="before")
+    @classmethod
+    def _exclusive(cls, value: Any) -> Any:
+        if value == "" or not isinstance(value, bool | str):
+            raise ValueError("give true, false or the name of a group")
+        return value
+
+    @field_validator("sample_by")
+    @classmethod
+    def _sample_by(cls, value: str) -> str:
+        read_sample_by(value)
+        return value
 
     @field_validator("methods")
     @classmethod
@@ -122,12 +196,12 @@ class Recording(_Model):
     limit_mib: Annotated[int, Field(ge=1)] = 4096
     exemplars: Annotated[int, Field(ge=0, le=10_000)] = 20
 
-    def limits(self) -> dict[str, int]:
-        """As the fields of replay.recording.RecordingSettings."""
+    def limits(self, shadows: int) -> dict[str, int]:
+        """As the fields of replay.recording.RecordingSettings, for each of so many shadows."""
         return {
             "rotate_bytes": self.rotate_mib << 20,
             "rotate_seconds": self.rotate_s,
-            "directory_bytes": self.limit_mib << 20,
+            "directory_bytes": (self.limit_mib << 20) // shadows,
             "exemplars": self.exemplars,
         }
 
@@ -158,11 +232,59 @@ class Metrics(_Model):
         return host.strip("[]"), int(port)
 
 
+def read_criteria(text: str) -> Criteria:
+    """ValueError says what is wrong, and where."""
+    if text.strip().lower() == "random":
+        return Always()  # the language costs 10 MB of memory: only where it is needed
+    from agent.select.language import CriteriaError, parse
+
+    try:
+        return parse(text)
+    except CriteriaError as error:
+        raise ValueError(f"{error}, at column {error.column}") from None
+
+
+class GeoFile(_Model):
+    """Where geography comes from."""
+
+    database: Directory  # a MaxMind-format file, read again when it is replaced
+
+
+class Client(_Model):
+    """Where the client's address comes from, when another balancer stands in front."""
+
+    source: str = CONNECTION  # or proxy_protocol, or a header's name
+    trusted: list[str] = []  # networks of the balancers whose header is believed
+
+    @model_validator(mode="after")
+    def _readable(self) -> Client:
+        try:
+            _ = self.settings
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def settings(self) -> ClientAddress:
+        """Read."""
+        return client_address(self.source, self.trusted)
+
+
+class Control(_Model):
+    """The socket for `shadowtap set` and the like; mode 0660."""
+
+    socket: Directory = Path("/run/shadowtap/control.sock")
+    group: str | None = None  # who besides the agent's user may use it
+
+
 class Config(_Model):
     """The whole file."""
 
     capture: Capture
-    shadows: Annotated[dict[str, Shadow], Field(min_length=1, max_length=1)]  # several at once: a later version
+    shadows: Annotated[dict[str, Shadow], Field(min_length=1, max_length=SHADOWS_MAX)]
+    geo: GeoFile | None = None
+    client: Client = Client()
+    control: Control | None = Control()
     http: Http = Http()
     recording: Recording | None = None
     metrics: Metrics | None = Metrics()
@@ -173,31 +295,52 @@ class Config(_Model):
     stop_timeout_s: Seconds = 10.0
 
     @model_validator(mode="after")
-    def _names(self) -> Config:
-        for name in self.shadows:
+    def _consistent(self) -> Config:
+        for name, shadow in self.shadows.items():
             if not _NAME.fullmatch(name):
                 raise ValueError(f"shadow name {name!r}: lower-case letters, digits and inner hyphens, at most 63")
+            if self.geo is None and any(isinstance(leaf, Geo) for leaf in leaves(shadow.tree)):
+                raise ValueError(
+                    f"shadows.{name}.criteria asks for a country: set geo.database to a file with countries"
+                )
+        _ = self.windows
         return self
+
+    @property
+    def windows(self) -> dict[str, Window]:
+        """What each shadow takes of the places that flows have. Within a group one window begins where that of the
+        shadow before it ends; all others begin at 0. ValueError when a group has no room."""
+        taken: defaultdict[str, int] = defaultdict(int)
+        kinds: dict[str, tuple[By, str]] = {}
+        windows = {}
+        for name, shadow in self.shadows.items():
+            group, start = shadow.group, taken[shadow.group] if shadow.group else 0
+            windows[name] = Window(start, start + shadow.share_ppm)
+            taken[group] = windows[name].to_ppm
+            if group and windows[name].to_ppm > PPM:
+                raise ValueError(f"shadows.{name}: the percentages of group {group!r} come to more than 100")
+            if group and kinds.setdefault(group, shadow.sampling) != shadow.sampling:
+                raise ValueError(f"shadows.{name}: all of group {group!r} need the same sample_by")
+        return windows
 
     @property
     def notes(self) -> list[str]:
         """What is allowed and yet hardly meant."""
-        notes = []
+        notes = [
+            f"shadows.{name}.shadow_pool_arn: target groups are not looked up yet; name the hosts in `upstreams`"
+            for name, shadow in self.shadows.items()
+            if shadow.shadow_pool_arn is not None
+        ]
         if self.capture.ring_bytes < SMALL_RING_BYTES:
             notes.append(f"capture.ring_kib {self.capture.ring_kib}: large segments will not fit; 256 is a good least")
         if (recording := self.recording) is not None:
-            least = 2 * recording.rotate_mib * self.capture.workers
+            least = 2 * recording.rotate_mib * self.capture.workers * len(self.shadows)
             if recording.limit_mib < least:
                 notes.append(
                     f"recording.limit_mib {recording.limit_mib}: recording will stop when files that are not converted "
                     f"yet reach it; give {least} or more, or a smaller rotate_mib"
                 )
         return notes
-
-    @property
-    def shadow(self) -> tuple[str, Shadow]:
-        """Name and settings of the one shadow."""
-        return next(iter(self.shadows.items()))
 
 
 def load(path: Path) -> Config:
@@ -223,6 +366,11 @@ def parse(text: str, name: str) -> Config:
         raise ConfigError(f"{name}: not valid YAML: a value that does not fit its !!tag") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{name}: expected keys such as `capture:` and `shadows:`, found {_short.repr(data)}")
+    return validated(data, name)
+
+
+def validated(data: dict[str, Any], name: str) -> Config:
+    """Check a configuration that is data already."""
     try:
         return Config.model_validate(data)
     except ValidationError as error:

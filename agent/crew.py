@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from agent import messages
 from agent.errors import LoadError
 from agent.merge import add_up, counters_of
 from agent.order import Order
+from agent.select.choice import Rule, rule_as_json
 from replay.account import Account
 
 KEEPER_START_S = 30
+Accounts = dict[str, Account]  # by shadow
 DIED = "worker_died"  # reason for what was in flight in a worker that ended by itself
 
 
@@ -33,18 +35,14 @@ class Worker:
     channel: socket.socket
     report: dict[str, Any] = field(default_factory=dict)
     heard_s: float = field(default_factory=time.monotonic)  # when it last reported
-    past: Account = field(default_factory=Account)
+    past: Accounts = field(default_factory=dict)
     past_events: dict[str, Any] = field(default_factory=dict)
     done: bool = False
 
     @property
-    def account(self) -> Account:
-        """Of this worker and its predecessors."""
-        total = Account()
-        total.add(self.past)
-        if self.report:
-            total.add(Account.from_dict(self.report["account"]))
-        return total
+    def accounts(self) -> Accounts:
+        """By shadow, of this worker and its predecessors."""
+        return _summed([self.past, _read(self.report.get("accounts", {}))])
 
     @property
     def events(self) -> dict[str, Any]:
@@ -116,7 +114,7 @@ class Crew:
 
     def replace(self, dead: Worker) -> Worker:
         """Start a worker on the ring of one that ended by itself; what was in flight there is accounted as dropped."""
-        past, past_events = _last_account(dead), counters_of(dead.events)
+        past, past_events = _last_accounts(dead), counters_of(dead.events)
         fresh = self._start_worker(dead.number)
         fresh.past, fresh.past_events = past, past_events
         self.workers[dead.number] = fresh
@@ -125,17 +123,12 @@ class Crew:
 
     def give_up(self, dead: Worker) -> None:
         """Account for one that ended by itself as `replace` does, without a successor."""
-        past, past_events = _last_account(dead), counters_of(dead.events)
-        self.workers[dead.number] = Worker(
-            dead.number, dead.process, dead.channel, past=past, past_events=past_events
-        )
+        past, past_events = _last_accounts(dead), counters_of(dead.events)
+        self.workers[dead.number] = Worker(dead.number, dead.process, dead.channel, past=past, past_events=past_events)
 
-    def account(self) -> Account:
-        """All workers' accounts as one."""
-        total = Account()
-        for worker in self.workers:
-            total.add(worker.account)
-        return total
+    def accounts(self) -> Accounts:
+        """By shadow, all workers' as one."""
+        return _summed(worker.accounts for worker in self.workers)
 
     def kill_stuck(self, limit_s: float) -> list[int]:
         """Kill workers that have not reported for so long (they are replaced like others that died); their numbers."""
@@ -143,6 +136,13 @@ class Crew:
         for worker in stuck:
             worker.process.kill()
         return [worker.number for worker in stuck]
+
+    def change_rules(self, rules: Sequence[Rule]) -> None:
+        """Give all workers new rules, one for each shadow, those that are started later too."""
+        shadows = zip(self._order.shadows, rules, strict=True)
+        self._order = replace(self._order, shadows=tuple(replace(shadow, rule=rule) for shadow, rule in shadows))
+        for worker in self.workers:
+            worker.tell({"rules": [rule_as_json(rule) for rule in rules]})
 
     def keeper_died(self) -> bool:
         """The keeper has ended before its time."""
@@ -201,17 +201,30 @@ class Crew:
             "ring_bytes": self._ring_bytes,
         }
         if not messages.fits(order):
-            raise LoadError("the lists of upstreams and of production addresses are too long: name fewer")
+            raise LoadError("the lists of upstreams, trusted and production addresses are too long: name fewer")
         return order
 
 
-def _last_account(dead: Worker) -> Account:
+def _last_accounts(dead: Worker) -> Accounts:
     """What it reported, with what was in flight as dropped."""
     dead.channel.close()
     dead.process.wait()
-    past = dead.account
-    past.dropped[DIED] += past.in_flight
+    past = dead.accounts
+    for account in past.values():
+        account.dropped[DIED] += account.in_flight
     return past
+
+
+def _read(accounts: dict[str, Any]) -> Accounts:
+    return {name: Account.from_dict(account) for name, account in accounts.items()}
+
+
+def _summed(some: Iterable[Accounts]) -> Accounts:
+    total: Accounts = {}
+    for accounts in some:
+        for name, account in accounts.items():
+            total.setdefault(name, Account()).add(account)
+    return total
 
 
 def _start(

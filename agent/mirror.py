@@ -1,7 +1,7 @@
 """The fate of every request: chosen or skipped, sent or dropped, answered, and recorded once both sides are final.
 
 It stands between the pipeline (which yields exchanges) and the replay client (which yields outcomes), live and offline
-alike, and keeps the account.
+alike, and keeps the account. There is one Mirror for each shadow; all are given every exchange, in the same order.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from replay.account import Account
-from replay.exchange import Dropped, Exchange, Fate, Incomplete, Outcome, Request, Skipped
-from replay.http1 import asks_for_tunnel
+from replay.exchange import NOT_RECORDED, Dropped, Exchange, Fate, Incomplete, Outcome, Request, Skipped, Trial
 
-Record = Callable[[Exchange], None]
+Record = Callable[[Trial], None]
+Choose = Callable[[Exchange], Skipped | None]  # why a whole request is not for the shadow, or None
 
 
 class Sender(Protocol):
@@ -23,52 +23,37 @@ class Sender(Protocol):
         """Take a request; `Mirror.answered` is called for it later, exactly once. Or say why not."""
 
 
-class Selector:
-    """The exact choice in user space: which whole requests are meant for the shadow."""
-
-    def __init__(self, methods: Iterable[str], mark: bytes, *, dry_run: bool = False) -> None:
-        self._methods = frozenset(methods)
-        self._mark = b"\n" + mark.lower() if mark else b""
-        self._dry_run = dry_run
-
-    def __call__(self, exchange: Exchange) -> Skipped | None:
-        """Why the request is skipped, or None."""
-        request = exchange.request
-        assert request is not None
-        if self._dry_run:
-            return Skipped.DRY_RUN
-        lower = request.head.lower()
-        if asks_for_tunnel(request.method, lower):
-            return Skipped.TUNNEL
-        if request.method not in self._methods:
-            return Skipped.METHOD
-        return Skipped.SHADOW_TRAFFIC if self._mark and self._mark in lower else None
-
-
 class Mirror:
-    """Owns the account. `take` and `answered` may come in any order for one exchange; it is recorded when both came."""
+    """Owns one shadow's account. `take` and `answered` may come in any order for one exchange; its trial is recorded
+    when both came. `place` is the shadow's among those of `Exchange.trials`."""
 
-    def __init__(self, select: Selector, record: Record | None = None) -> None:
+    def __init__(self, choose: Choose, record: Record | None = None, place: int = 0) -> None:
         self.account = Account()
         self.sender: Sender | None = None  # None: capture only
-        self._select = select
+        self.choose = choose
         self._record = record
+        self._place = place
 
     def take(self, ready: Iterable[Exchange], finished: Iterable[Exchange], seen: int) -> None:
         """Exchanges from the pipeline, and how many requests it has begun in all."""
         self.account.seen = seen
         for exchange in ready:
-            self._decide(exchange)
+            trial = Trial(exchange)
+            exchange.trials.append(trial)
+            self._decide(trial)
         for exchange in finished:
-            exchange.finished = True
-            if exchange.incomplete is not None and exchange.fate is None:
-                self._end(exchange, Fate.INCOMPLETE, exchange.incomplete)
-            elif exchange.fate is not None and self._record is not None:
-                self._record(exchange)
+            if len(exchange.trials) <= self._place:  # it never became whole
+                exchange.trials.append(Trial(exchange))
+            trial = exchange.trials[self._place]
+            trial.finished = True
+            if trial.fate is not None:
+                self._over(trial)
+            elif exchange.incomplete is not None:
+                self._end(trial, Fate.INCOMPLETE, exchange.incomplete)
 
     def answered(self, token: object, result: Outcome | Dropped) -> None:
         """The replay client's callback."""
-        assert isinstance(token, Exchange)
+        assert isinstance(token, Trial)
         if isinstance(result, Outcome):
             token.outcome = result
             self.account.answers[result.answer] += 1
@@ -76,22 +61,23 @@ class Mirror:
         else:
             self._end(token, Fate.DROPPED, result)
 
-    def _decide(self, exchange: Exchange) -> None:
+    def _decide(self, trial: Trial) -> None:
+        exchange = trial.exchange
         request = exchange.request
         assert request is not None
-        skip = self._select(exchange)
+        skip = self.choose(exchange)
         if skip is not None:
-            self._end(exchange, Fate.SKIPPED, skip)
+            self._end(trial, Fate.SKIPPED, skip)
         elif not request.whole:
             exchange.incomplete = Incomplete.BODY_LIMIT
-            self._end(exchange, Fate.INCOMPLETE, Incomplete.BODY_LIMIT)
+            self._end(trial, Fate.INCOMPLETE, Incomplete.BODY_LIMIT)
         elif self.sender is None:
-            self._end(exchange, Fate.SKIPPED, Skipped.DRY_RUN)
-        elif (drop := self.sender.submit(request, exchange)) is not None:
-            self._end(exchange, Fate.DROPPED, drop)
+            self._end(trial, Fate.SKIPPED, Skipped.DRY_RUN)
+        elif (drop := self.sender.submit(request, trial)) is not None:
+            self._end(trial, Fate.DROPPED, drop)
 
-    def _end(self, exchange: Exchange, fate: Fate, reason: str = "") -> None:
-        exchange.fate, exchange.reason = fate, reason
+    def _end(self, trial: Trial, fate: Fate, reason: str = "") -> None:
+        trial.fate, trial.reason = fate, reason
         account = self.account
         if fate is Fate.REPLAYED:
             account.replayed += 1
@@ -101,5 +87,9 @@ class Mirror:
             account.dropped[reason] += 1
         else:
             account.incomplete[reason] += 1
-        if exchange.finished and self._record is not None:
-            self._record(exchange)
+        if trial.finished:
+            self._over(trial)
+
+    def _over(self, trial: Trial) -> None:
+        if self._record is not None and trial.reason not in NOT_RECORDED:
+            self._record(trial)

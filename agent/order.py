@@ -5,12 +5,14 @@ Also used by the offline replay, so that both set the stages up alike.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.http.limits import HttpLimits
-from agent.mirror import Selector
+from agent.select.choice import Rule, rule_as_json, rule_from_json
+from agent.select.client_address import PROXY_PROTOCOL, ClientAddress, client_address
+from agent.select.criteria import Geo, leaves
 from replay.balancer.address import Production
 from replay.balancer.engine import Embedded
 from replay.balancer.upstream import make_pool
@@ -21,72 +23,150 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowOrder:
+    """One shadow: what it takes, and where that goes."""
+
+    name: str = "shadow"
+    rule: Rule = field(default_factory=Rule)
+    upstreams: tuple[str, ...] = ()  # none: nothing is replayed
+    replay: ReplaySettings = field(default_factory=ReplaySettings)
+
+    def balancer(self, production: tuple[str, ...]) -> Embedded:
+        """The balancer over the pool (resolves names: blocks). UpstreamError when an upstream is production's."""
+        return Embedded(make_pool(self.upstreams, Production(production)))
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dict for JSON; `from_json` reads it back."""
+        return {
+            "name": self.name,
+            "rule": rule_as_json(self.rule),
+            "upstreams": list(self.upstreams),
+            "replay": asdict(self.replay),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ShadowOrder:
+        """Inverse of `as_json`."""
+        rule, settings = rule_from_json(data["rule"]), ReplaySettings(**data["replay"])
+        return cls(data["name"], rule, tuple(data["upstreams"]), settings)
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """Settings of every stage of one worker, the same for all workers of a run."""
 
-    shadow: str = "shadow"
-    upstreams: tuple[str, ...] = ()  # none: nothing is replayed
+    shadows: tuple[ShadowOrder, ...] = (ShadowOrder(),)
     production: tuple[str, ...] = ()  # addresses that no upstream may have
-    methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")
     ports: tuple[int, ...] = ()  # server ports; none: find out
+    seed: int = 0
+    client: ClientAddress = field(default_factory=ClientAddress)
+    geo_database: str | None = None
     poll_s: float = 0.004
     stop_timeout_s: float = 10.0
     nice: int = 10
     scheduler: str = "batch"
     http: HttpLimits = field(default_factory=HttpLimits)
-    replay: ReplaySettings = field(default_factory=ReplaySettings)
     recording_directory: str | None = None
     recording: dict[str, int] = field(default_factory=dict)  # fields of replay.recording.RecordingSettings
 
     @classmethod
     def of(cls, config: Config) -> Order:
         """The part of a configuration that a worker needs."""
-        name, shadow = config.shadow
         capture, recording = config.capture, config.recording
         return cls(
-            shadow=name,
-            upstreams=tuple(shadow.upstreams) if shadow.enabled else (),
+            shadows=tuple(shadow_order(config, name) for name in config.shadows),
             production=(*config.production, *(f"*:{port}" for port in capture.ports)),
-            methods=tuple(shadow.methods),
             ports=tuple(capture.ports),
+            seed=config.seed,
+            client=config.client.settings,
+            geo_database=str(config.geo.database) if config.geo else None,
             poll_s=capture.poll_ms / 1000,
             stop_timeout_s=config.stop_timeout_s,
             nice=capture.nice,
             scheduler=capture.scheduler,
-            http=HttpLimits(body_limit_bytes=config.http.body_limit_bytes, hash_bodies=config.http.hash_bodies),
-            replay=ReplaySettings(
-                connect_timeout_s=shadow.connect_timeout_s,
-                timeout_s=shadow.timeout_s,
-                queue_timeout_s=shadow.queue_timeout_s,
-                max_connections=shadow.max_connections,
-                queue_entries=shadow.queue_entries,
-                queue_bytes=shadow.queue_mib << 20,
+            http=HttpLimits(
                 body_limit_bytes=config.http.body_limit_bytes,
+                hash_bodies=config.http.hash_bodies,
+                proxy_protocol=config.client.settings.source == PROXY_PROTOCOL,
             ),
             recording_directory=str(recording.directory) if recording else None,
-            recording=recording.limits() if recording else {},
+            recording=recording.limits(len(config.shadows)) if recording else {},
         )
+
+    @property
+    def replays(self) -> bool:
+        """Some shadow is asked; else nothing but capturing is done."""
+        return any(shadow.upstreams for shadow in self.shadows)
+
+    @property
+    def in_kernel(self) -> bool:
+        """The kernel's choice by connection or client is the whole choice: there is one shadow, and the connection's
+        address is its client's."""
+        return len(self.shadows) == 1 and self.client == ClientAddress()
+
+    @property
+    def needs_geography(self) -> bool:
+        """Some criteria ask for a country."""
+        return any(isinstance(leaf, Geo) for shadow in self.shadows for leaf in leaves(shadow.rule.criteria))
+
+    def resolved(self) -> Order:
+        """With names replaced by addresses: what was checked is what every worker uses. Blocks; UpstreamError."""
+        return replace(
+            self,
+            shadows=tuple(
+                replace(shadow, upstreams=tuple(u.name for u in shadow.balancer(self.production).upstreams))
+                if shadow.upstreams
+                else shadow
+                for shadow in self.shadows
+            ),
+        )
+
+    def directory_of(self, shadow: str) -> Path | None:
+        """Where a shadow is recorded: of several, each has a directory of its own. None for nowhere."""
+        if self.recording_directory is None:
+            return None
+        directory = Path(self.recording_directory)
+        return directory if len(self.shadows) == 1 else directory / shadow
 
     def as_json(self) -> dict[str, Any]:
         """Plain dict for JSON; `from_json` reads it back."""
-        return asdict(self)
+        data = {name: getattr(self, name) for name in self.__slots__}
+        data["shadows"] = [shadow.as_json() for shadow in self.shadows]
+        data["client"] = {"source": self.client.source, "trusted": [str(network) for network in self.client.trusted]}
+        data["http"] = asdict(self.http)
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Order:
         """Inverse of `as_json`."""
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        plain["http"], plain["replay"] = HttpLimits(**data["http"]), ReplaySettings(**data["replay"])
+        plain["shadows"] = tuple(map(ShadowOrder.from_json, data["shadows"]))
+        plain["client"] = client_address(**data["client"])
+        plain["http"] = HttpLimits(**data["http"])
         return cls(**plain)
 
-    def balancer(self) -> Embedded:
-        """The balancer over the pool (resolves names: blocks). UpstreamError when an upstream is production's."""
-        return Embedded(make_pool(self.upstreams, Production(self.production)))
 
-    def selector(self) -> Selector:
-        """The exact choice in user space."""
-        return Selector(self.methods, self.replay.mark, dry_run=not self.upstreams)
-
-    @property
-    def directory(self) -> Path | None:
-        """Where to record, None for nowhere."""
-        return Path(self.recording_directory) if self.recording_directory else None
+def shadow_order(config: Config, name: str) -> ShadowOrder:
+    """One shadow of a configuration."""
+    shadow = config.shadows[name]
+    by, value_name = shadow.sampling
+    settings = ReplaySettings(
+        connect_timeout_s=shadow.connect_timeout_s,
+        timeout_s=shadow.timeout_s,
+        queue_timeout_s=shadow.queue_timeout_s,
+        max_connections=shadow.max_connections,
+        queue_entries=shadow.queue_entries,
+        queue_bytes=shadow.queue_mib << 20,
+        body_limit_bytes=config.http.body_limit_bytes,
+    )
+    rule = Rule(
+        enabled=shadow.enabled,
+        criteria=shadow.tree,
+        by=by,
+        name=value_name,
+        window=config.windows[name],
+        methods=tuple(shadow.methods),
+        mark=settings.mark,
+        dry_run=not shadow.upstreams,
+    )
+    return ShadowOrder(name, rule, tuple(shadow.upstreams), settings)

@@ -22,18 +22,22 @@ import uvloop
 from agent.capture.layout import PPM
 from agent.capture.pcap import PcapSource
 from agent.capture.segment import Segment
+from agent.config import read_criteria
 from agent.errors import CaptureError, ConfigError
 from agent.export import as_line
 from agent.http.limits import HttpLimits
 from agent.http.pairing import Pairing
-from agent.mirror import Mirror
 from agent.offline import read_exchanges
-from agent.order import Order
+from agent.order import Order, ShadowOrder
 from agent.select import sampling
+from agent.select.choice import Rule
+from agent.select.geo import GeoDatabase
+from agent.select.sampling import By, Window, read_sample_by
+from agent.shadowing import Shadowing, open_recorder
 from agent.stream.flows import Flows
 from replay.client import Replayer
-from replay.exchange import Dropped, Exchange, Request
-from replay.recording import Recorder, RecordingSettings, new_run_id
+from replay.exchange import Dropped, Request, Trial
+from replay.recording import new_run_id
 from replay.schedule import Schedule
 from replay.settings import ReplaySettings
 
@@ -54,8 +58,6 @@ class Options:
     order: Order
     speed: float | None = 1.0
     export: Path | None = None
-    share_ppm: int = PPM
-    seed: int = 0
     as_json: bool = False
     progress: bool = field(default=False)
 
@@ -65,19 +67,15 @@ def options_from(arguments: argparse.Namespace) -> Options:
     if bool(arguments.to) == arguments.dry_run:
         raise ConfigError("replay: say where to, with --to http://HOST:PORT, or that nothing is to be sent: --dry-run")
     order = Order(
-        upstreams=tuple(_upstream(text) for text in arguments.to),
-        methods=tuple(arguments.methods.split(",")),
+        shadows=(_shadow(arguments),),
         ports=tuple(_ports(arguments.ports)),
+        seed=arguments.seed,
+        geo_database=str(arguments.geo_database) if arguments.geo_database else None,
         http=HttpLimits(body_limit_bytes=arguments.body_limit, hash_bodies=arguments.hash_bodies),
-        replay=ReplaySettings(
-            timeout_s=arguments.timeout,
-            max_connections=arguments.max_connections,
-            queue_entries=QUEUE_ENTRIES,
-            queue_timeout_s=QUEUE_TIMEOUT_S,
-            body_limit_bytes=arguments.body_limit,
-        ),
         recording_directory=str(arguments.record) if arguments.record else None,
     )
+    if order.needs_geography and order.geo_database is None:
+        raise ConfigError("replay: --criteria asks for a country: name a database with --geo-database FILE")
     if not 0 <= arguments.percentage <= 100:
         raise ConfigError(f"replay: --percentage {arguments.percentage}: a number from 0 to 100")
     if not 0 < arguments.timeout <= LONGEST_TIMEOUT_S:
@@ -93,11 +91,38 @@ def options_from(arguments: argparse.Namespace) -> Options:
         order=order,
         speed=_speed(arguments.speed),
         export=arguments.export,
-        share_ppm=round(arguments.percentage * PPM / 100),
-        seed=arguments.seed,
         as_json=arguments.json,
         progress=not arguments.quiet and sys.stderr.isatty(),
     )
+
+
+def _shadow(arguments: argparse.Namespace) -> ShadowOrder:
+    try:
+        criteria = read_criteria(arguments.criteria)
+    except ValueError as error:
+        raise ConfigError(f"replay: --criteria: {error}") from None
+    try:
+        by, name = read_sample_by(arguments.sample_by)
+    except ValueError as error:
+        raise ConfigError(f"replay: --sample-by {arguments.sample_by}: {error}") from None
+    settings = ReplaySettings(
+        timeout_s=arguments.timeout,
+        max_connections=arguments.max_connections,
+        queue_entries=QUEUE_ENTRIES,
+        queue_timeout_s=QUEUE_TIMEOUT_S,
+        body_limit_bytes=arguments.body_limit,
+    )
+    upstreams = tuple(_upstream(text) for text in arguments.to)
+    rule = Rule(
+        criteria=criteria,
+        by=by,
+        name=name,
+        window=Window(0, round(arguments.percentage * PPM / 100)),
+        methods=tuple(arguments.methods.split(",")),
+        mark=settings.mark,
+        dry_run=not upstreams,
+    )
+    return ShadowOrder(rule=rule, upstreams=upstreams, replay=settings)
 
 
 def _upstream(text: str) -> str:
@@ -168,10 +193,14 @@ class Playback:
         self._source = PcapSource(options.capture)
         self._flows = Flows(server_ports=frozenset(order.ports))
         self._pairing = Pairing(order.http)
-        self._recorder = self._open_recorder()
+        self._shadow = order.shadows[0]
+        directory = order.directory_of(self._shadow.name)
+        self._recorder = open_recorder(directory, {}, new_run_id(time.time_ns()), 0, self._shadow.name)
         self._flushed_s = time.monotonic()
-        self.mirror = Mirror(order.selector(), self._record if self._recorder else None)
-        self.schedule: Schedule[Exchange] = Schedule(options.speed)
+        locate = GeoDatabase(order.geo_database).locate if order.geo_database else None
+        self._by_connection = self._shadow.rule.by is By.CONNECTION
+        self.mirror = Shadowing(order, 0, self._recorder, locate, in_kernel=self._by_connection).mirror
+        self.schedule: Schedule[Trial] = Schedule(options.speed)
         self._upstreams: frozenset[str] = frozenset()
         self._export: IO[str] | None = None
         self._progress = _Progress(self._source) if options.progress else None
@@ -179,7 +208,7 @@ class Playback:
     def run(self) -> int:
         """Exit status 0; the account is on stdout."""
         with self._source, self._exporting(), self._progress or nullcontext():
-            if self.options.order.upstreams:
+            if self._shadow.upstreams:
                 uvloop.run(self._replay())
             else:
                 for _ in self._exchanges():
@@ -190,20 +219,19 @@ class Playback:
 
     def submit(self, request: Request, token: object) -> Dropped | None:
         """The mirror's sender: into the schedule, from where it goes to the replay client when it is due."""
-        assert isinstance(token, Exchange)
-        if token.server in self._upstreams:
+        assert isinstance(token, Trial)
+        if token.exchange.server in self._upstreams:
             raise CaptureError(
-                f"{self.options.capture}: {token.server} is production in this capture and cannot be the shadow: "
+                f"{self.options.capture}: {token.exchange.server} is production here and cannot be the shadow: "
                 "give another address with --to"
             )
         self.schedule.add(request.t_first_ns, token, len(request.head) + len(request.wire_body or request.body))
         return None
 
     async def _replay(self) -> None:
-        order = self.options.order
-        balancer = order.balancer()
+        balancer = self._shadow.balancer(())
         self._upstreams = frozenset(upstream.name for upstream in balancer.upstreams)
-        replayer = Replayer(asyncio.get_running_loop(), balancer, order.replay, self.mirror.answered)
+        replayer = Replayer(asyncio.get_running_loop(), balancer, self._shadow.replay, self.mirror.answered)
         self.mirror.sender = self
         for _ in self._exchanges():
             while self.schedule.full:
@@ -218,17 +246,18 @@ class Playback:
         if wait_s:
             self._flush()
             await asyncio.sleep(min(wait_s, 1.0))
-        for exchange in self.schedule.take(time.monotonic()):
-            request = exchange.request
+        for trial in self.schedule.take(time.monotonic()):
+            request = trial.exchange.request
             assert request is not None
             await replayer.room(len(request.head) + len(request.wire_body or request.body))
-            dropped = replayer.submit(request, exchange)
+            dropped = replayer.submit(request, trial)
             if dropped is not None:
-                self.mirror.answered(exchange, dropped)
+                self.mirror.answered(trial, dropped)
 
     def _exchanges(self) -> Iterator[None]:
         """Drive the pipeline; control comes back after each batch."""
-        sampled = SampledSource(self._source, self.options.share_ppm, self.options.seed)
+        share_ppm = self._shadow.rule.window.to_ppm if self._by_connection else PPM
+        sampled = SampledSource(self._source, share_ppm, self.options.order.seed)
         for ready, finished in read_exchanges(sampled, self._flows, self._pairing):
             self.mirror.take(ready, finished, self._pairing.seen)
             if self._export is not None and finished:
@@ -247,18 +276,6 @@ class Playback:
         except OSError as error:
             raise CaptureError(f"--export {path}: {error.strerror}: choose a file that can be written") from None
         return self._export
-
-    def _open_recorder(self) -> Recorder | None:
-        directory = self.options.order.directory
-        if directory is None:
-            return None
-        now_ns = time.time_ns()
-        run = new_run_id(now_ns)
-        return Recorder(directory, RecordingSettings(), run=run, worker=0, shadow="shadow", now_ns=now_ns)
-
-    def _record(self, exchange: Exchange) -> None:
-        assert self._recorder is not None and exchange.fate is not None
-        self._recorder.add(exchange, exchange.fate, exchange.reason, exchange.outcome)
 
     def _flush(self) -> None:
         if self._recorder is not None and time.monotonic() >= self._flushed_s + 1:
@@ -289,7 +306,7 @@ class Playback:
         lines += [f"  {name:<15}{count:>12}" for name, count in counters.items()]
         if self._source.problem:
             lines.append(f"  the file is damaged: {self._source.problem}; what stands before that was read")
-        if self.options.order.upstreams and self.options.speed is not None:
+        if self._shadow.upstreams and self.options.speed is not None:
             lines += ["", self.schedule.lateness.line()]
         return lines
 

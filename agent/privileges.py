@@ -6,6 +6,7 @@ The processes that parse strangers' bytes keep nothing; the keeper keeps CAP_NET
 from __future__ import annotations
 
 import ctypes
+import grp
 import os
 import pwd
 import signal
@@ -42,6 +43,14 @@ def service_user(name: str | None = None) -> pwd.struct_passwd:
     raise LoadError(f"no user {name or ' or '.join(USERS)!r} on this host: create it (adduser --system) or set `user`")
 
 
+def group_id(name: str) -> int:
+    """Number of a group; LoadError if there is none."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise LoadError(f"no group {name!r} on this host: create it (addgroup --system) or name another") from None
+
+
 def stand_in(user: pwd.struct_passwd) -> str:
     """A warning when `user` stands in for the accounts of their own that the agent should have; else ""."""
     if user.pw_name in USERS:
@@ -74,6 +83,17 @@ def may_write(user: pwd.struct_passwd, directory: Path) -> bool:
     if user.pw_uid == found.st_uid:
         return bool(found.st_mode & stat.S_IWUSR)
     return bool(found.st_mode & (stat.S_IWGRP if user.pw_gid == found.st_gid else stat.S_IWOTH))
+
+
+def may_read(user: pwd.struct_passwd, path: Path) -> bool:
+    """Whether `user`, without capabilities, may read the file (going by the modes on the way)."""
+    path = path.resolve()
+    if not all(_may_enter(user, each) for each in path.parents):
+        return False
+    found = path.stat()
+    if user.pw_uid == found.st_uid:
+        return bool(found.st_mode & stat.S_IRUSR)
+    return bool(found.st_mode & (stat.S_IRGRP if user.pw_gid == found.st_gid else stat.S_IROTH))
 
 
 def drop(user: pwd.struct_passwd, keep: Sequence[int] = ()) -> None:

@@ -16,18 +16,22 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from agent import privileges
 from agent.capture.layout import Control, Counters
 from agent.capture.tap import Tap, order_for
-from agent.config import Config
+from agent.config import Config, Shadow
+from agent.control.api import Api
+from agent.control.server import ControlServer
+from agent.control.steering import Steering
 from agent.crew import Crew, Worker
-from agent.errors import LoadError
+from agent.errors import ConfigError, LoadError
 from agent.memory import resident_bytes
 from agent.monitor.metrics import MetricsServer, Snapshot
 from agent.order import Order
-from agent.select.sampling import SampleBy
+from agent.select.geo import GeoDatabase
 from agent.summary import account_lines
 from replay.runfile import new_run_id
 
@@ -37,16 +41,20 @@ RESTARTS_MAX = 5  # of workers within RESTARTS_WINDOW_S; more than that is a bug
 RESTARTS_WINDOW_S = 600.0
 STUCK_S = 30.0  # a worker that has not reported for so long hangs
 CONVERT_S = 60.0  # what the recording's conversion may take after the account is known
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Service:
     """One run of the live agent."""
 
-    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, say: Callable[[str], None], path: Path | None = None) -> None:
+        """`path` is where the configuration came from, to be read again on SIGHUP."""
         self.config = config
         self._say = say
+        self._path = path
         self._stop = False
+        self._reload = False
+        self._control_server: ControlServer | None = None
         self._selector = selectors.DefaultSelector()
         self._metrics: MetricsServer | None = None
         self._deaths_s: list[float] = []  # when workers died lately
@@ -61,6 +69,7 @@ class Service:
             self._metrics = MetricsServer(self.config.metrics.address, self._snapshot) if self.config.metrics else None
             self._tap.watch(self.config.capture.ports)
             self._tap.arm(self._control(), self.config.capture.lease_ms * 1_000_000)
+            self._steering.begin()
             if warning := privileges.stand_in(self._user):
                 self._say(f"warning: {warning}")
             for note in self.config.notes:
@@ -80,61 +89,100 @@ class Service:
                 "`shadowtap run` needs root to load the kernel program (it gives the privilege up afterwards)"
             )
         self._user = privileges.service_user(self.config.user)
-        order = Order.of(self.config)
-        if order.upstreams:  # names are resolved once, here: what was checked is what every worker uses
-            order = replace(order, upstreams=tuple(upstream.name for upstream in order.balancer().upstreams))
-        self._prepare_directory()
-        for number in _SIGNALS:
+        order = Order.of(self.config).resolved()
+        geo = self._open_geography(order)
+        self._prepare_directory(order)
+        for number in _ENDING_SIGNALS:
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_hangup)
         tap_order = order_for(capture.interface, capture.workers, capture.ring_bytes, capture.attach)
         self._tap = Tap.load(tap_order)
         self._crew = Crew(
             order, self.config.mark, new_run_id(time.time_ns()), self._tap.rings, capture.ring_bytes, self._user.pw_name
         )
+        self._steering = Steering(self.config, self._tap.tables, geo, self._crew.change_rules, self._path)
         try:
             self._crew.start_keeper(tap_order.ifindex, self._tap.unattached)
             self._crew.start_workers()
             self._await_workers(self._crew)
+            self._open_control()
         except BaseException:
             self._abandon()
             raise
 
+    def _open_control(self) -> None:
+        control = self.config.control
+        if control is None:
+            return
+        group = privileges.group_id(control.group) if control.group is not None else self._user.pw_gid
+        try:
+            if not control.socket.parent.exists():
+                control.socket.parent.mkdir(parents=True)
+                os.chown(control.socket.parent, self._user.pw_uid, group)
+        except OSError as error:
+            raise LoadError(f"control.socket {control.socket}: {error.strerror}: choose another place") from None
+        api = Api(self._steering, self._status, self._say)
+        self._control_server = ControlServer(control.socket, self._selector, api, group=group)
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "accounts": {name: account.as_dict() for name, account in self._crew.accounts().items()},
+            "kernel": self._kernel_news(),
+            "restarts": self._crew.restarts,
+        }
+
+    def _close_control(self) -> None:
+        if self._control_server is not None:
+            self._control_server.close()
+
     def _abandon(self) -> None:
+        self._close_control()
         self._crew.end()
         self._tap.close()
 
     def _describe(self) -> str:
         capture = self.config.capture
-        name, shadow = self.config.shadow
-        ports = ", ".join(map(str, capture.ports))
-        target = f"to shadow {name} ({', '.join(shadow.upstreams)})" if shadow.upstreams else "captured only"
-        share = f"{shadow.percentage:g} % of the {shadow.sample_by}s on {capture.interface} port {ports}"
         how = "TCX" if self._tap.attached == "tcx" else "clsact"
-        return f"{share} {target} ({how}, {capture.workers} worker{'s' * (capture.workers > 1)})"
+        where = f"{capture.interface} port {', '.join(map(str, capture.ports))}"
+        shadows = "; ".join(describe(name, shadow) for name, shadow in self.config.shadows.items())
+        return f"{shadows}, on {where} ({how}, {capture.workers} worker{'s' * (capture.workers > 1)})"
 
-    def _prepare_directory(self) -> None:
-        if self.config.recording is None:
-            return
-        directory = self.config.recording.directory
-        try:
-            if not directory.exists():
-                directory.mkdir(parents=True)
-                os.chown(directory, self._user.pw_uid, self._user.pw_gid)  # one that was there keeps its owner
-        except OSError as error:
-            raise LoadError(f"recording.directory {directory}: {error.strerror}: choose one that can be made") from None
-        if not directory.is_dir() or not privileges.may_write(self._user, directory):
+    def _open_geography(self, order: Order) -> GeoDatabase | None:
+        if order.geo_database is None:
+            return None
+        path = Path(order.geo_database)
+        geo = GeoDatabase(path)
+        if not privileges.may_read(self._user, path):
             who = self._user.pw_name
-            raise LoadError(f"recording.directory {directory}: user {who} cannot write there: chown {who} {directory}")
+            raise LoadError(f"geo.database {path}: user {who} cannot read it: chmod a+r {path}, or name another `user`")
+        return geo
+
+    def _prepare_directory(self, order: Order) -> None:
+        directories = [order.directory_of(shadow.name) for shadow in order.shadows]
+        for directory in filter(None, directories):
+            try:
+                for each in (*reversed(directory.parents), directory):
+                    if not each.exists():
+                        each.mkdir()
+                        os.chown(each, self._user.pw_uid, self._user.pw_gid)  # one that was there keeps its owner
+            except OSError as error:
+                raise LoadError(
+                    f"recording.directory {directory}: {error.strerror}: choose one that can be made"
+                ) from None
+            if not directory.is_dir() or not privileges.may_write(self._user, directory):
+                who = self._user.pw_name
+                raise LoadError(
+                    f"recording.directory {directory}: user {who} cannot write there: chown {who} {directory}"
+                )
 
     def _control(self) -> Control:
         capture = self.config.capture
-        _, shadow = self.config.shadow
         return Control(
             seed=self.config.seed,
             budget_packets=_per_cpu(capture.budget_packets_per_s),
             budget_bytes=_per_cpu(capture.budget_mib_per_s << 20),
-            sample_ppm=shadow.share_ppm if shadow.enabled else 0,
-            sample_by=SampleBy[shadow.sample_by.upper()],
+            set=0,
+            enabled=0,  # until the tables are there
             workers=capture.workers,
             own_mark=self.config.mark,
             request_limit=capture.request_limit_bytes,
@@ -153,25 +201,44 @@ class Service:
     def _on_signal(self, number: int, frame: object) -> None:
         self._stop = True
 
+    def _on_hangup(self, number: int, frame: object) -> None:
+        self._reload = True
+
     def _serve(self) -> bool:
         """Renew the lease and hear the workers until told to stop; False when something else ends the run."""
-        interval_s = self.config.capture.lease_ms / 1000 / 4
+        interval_s = min(self.config.capture.lease_ms / 1000 / 4, LOOK_ROUND_S)
         look_due_s = 0.0
         while not self._stop:
             if (late_s := self._tap.renew()) > 0:
                 self._say(f"the lease had run out {late_s:.1f} s ago: until now nothing was copied")
             for key, _ in self._selector.select(interval_s):
-                if not self._hear(key.data):
+                if not (self._control_server and self._control_server.take(key)) and not self._hear(key.data):
                     return False
+            if self._control_server:
+                self._control_server.expire(time.monotonic())
+            if self._reload:
+                self._reload = False
+                self._read_again()
             if (now_s := time.monotonic()) >= look_due_s:
                 look_due_s = now_s + LOOK_ROUND_S
                 if not self._look_round():
                     return False
         return True
 
+    def _read_again(self) -> None:
+        try:
+            notes = self._steering.reload()
+        except ConfigError as error:
+            self._say(f"the configuration was not taken over: {error}")
+            return
+        for line in (*notes, "the configuration was read again"):
+            self._say(line)
+
     def _look_round(self) -> bool:
         """False when the interface is no longer the one that the program hangs at."""
         self._crew.workers[0].tell({"kernel": self._kernel_news()})
+        if problem := self._steering.look_at_geography():
+            self._say(f"the old database stays in use: {problem}")
         for worker in self._crew.kill_stuck(STUCK_S):
             self._say(f"worker {worker} has not reported for {STUCK_S:.0f} s: killed")
         if self._crew.keeper_died() and not self._keeper_missed:
@@ -214,23 +281,25 @@ class Service:
     def _finish(self) -> bool:
         """End the lease, let the workers end, print the account, detach. False when the account does not close."""
         self._tap.stop()
+        self._close_control()
         self._say("stopping: capture has ended, finishing what is in flight")
         kernel_counters = self._kernel()
         self._crew.workers[0].tell({"kernel": self._kernel_news()})
         for worker in self._crew.workers:
             worker.tell({"stop": True})
         self._await_end()
-        account = self._crew.account()
+        accounts = self._crew.accounts()
         rows_lost = int(self._crew.events().get("recording", {}).get("rows_lost", 0))
         if self._metrics is not None:
             self._metrics.close()  # before what it reads from
-        for line in account_lines(account, kernel_counters, rows_lost):
+        for line in account_lines(accounts, kernel_counters, rows_lost):
             print(line, flush=True)
         self._crew.await_exit(CONVERT_S)
         self._abandon()
-        if account.in_flight:
-            self._say(f"{account.in_flight} requests are unaccounted for: please report this, it is a bug")
-        return account.in_flight == 0
+        in_flight = sum(account.in_flight for account in accounts.values())
+        if in_flight:
+            self._say(f"{in_flight} requests are unaccounted for: please report this, it is a bug")
+        return in_flight == 0
 
     def _await_end(self) -> None:
         """Until every worker has sent its final report, or has ended without."""
@@ -261,15 +330,16 @@ class Service:
         """For the metrics endpoint; called from its thread, reads only."""
         reports = self._crew.events()
         return Snapshot(
-            shadow=self.config.shadow[0],
-            account=self._crew.account(),
+            accounts=self._crew.accounts(),
             kernel=self._kernel()._asdict(),
             workers=reports,
             restarts=self._crew.restarts,
             memory_bytes=resident_bytes(os.getpid())
             + resident_bytes(self._crew.keeper_pid())
             + int(reports.get("memory_bytes", 0)),
-            share_ppm=self.config.shadow[1].share_ppm,
+            shares_ppm={
+                name: shadow.share_ppm * shadow.enabled for name, shadow in self._steering.config.shadows.items()
+            },
         )
 
 
@@ -278,6 +348,15 @@ def _per_cpu(limit: int) -> int:
     return -(-limit // (os.cpu_count() or 1))
 
 
-def run(config: Config) -> int:
+def describe(name: str, shadow: Shadow) -> str:
+    """What one shadow takes and where that goes, for people."""
+    target = f"to shadow {name} ({', '.join(shadow.upstreams)})" if shadow.upstreams else f"for {name}, captured only"
+    wanted = "" if shadow.criteria.strip().lower() == "random" else f" with {shadow.criteria}"
+    by = {"connection": "connections", "client": "clients", "request": "requests"}.get(shadow.sample_by, "")
+    share = f"{shadow.percentage:g} % of the {by or 'requests by ' + shadow.sample_by}"
+    return f"{share}{wanted} {target}{'' if shadow.enabled else ' (disabled)'}"
+
+
+def run(config: Config, path: Path) -> int:
     """`shadowtap run`: until SIGTERM or SIGINT."""
-    return Service(config, lambda line: print(f"shadowtap: {line}", file=sys.stderr, flush=True)).run()
+    return Service(config, lambda line: print(f"shadowtap: {line}", file=sys.stderr, flush=True), path).run()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agent.capture.layout import Counters
 from replay.account import Account
 
 
-def account_lines(account: Account, counters: Counters, rows_lost: int = 0) -> list[str]:
+def account_lines(accounts: Mapping[str, Account], counters: Counters, rows_lost: int = 0) -> list[str]:
     """For the terminal; `rows_lost` are rows that could not be recorded."""
     lost = counters.ring_full + counters.over_budget
-    lines = ["", "account of requests", *account.lines(), "", "segments on the watched ports, in the kernel"]
+    lines = []
+    for name, account in accounts.items():
+        lines += ["", "account of requests" + (f" for shadow {name}" if len(accounts) > 1 else ""), *account.lines()]
+    lines += ["", "segments on the watched ports, in the kernel"]
     lines += [f"  {name:<15}{value:>12}" for name, value in counters._asdict().items() if value or name == "copied"]
     if lost:
         lines.append(

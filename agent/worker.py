@@ -19,15 +19,15 @@ from agent.capture.ring import Ring
 from agent.http.pairing import Pairing
 from agent.keeper import MarkedSockets
 from agent.memory import resident_bytes
-from agent.mirror import Mirror
+from agent.merge import add_up
 from agent.order import Order
 from agent.pace import CAPTURE, REPLAY, Pace
-from agent.spacing import SLACK_NS, SpacedSender
+from agent.select.choice import rule_from_json
+from agent.select.geo import GeoDatabase
+from agent.shadowing import Shadowing, open_recorder
+from agent.spacing import SLACK_NS
 from agent.stream.events import Event
 from agent.stream.flows import Flows
-from replay.client import Replayer
-from replay.exchange import Exchange
-from replay.recording import Recorder, RecordingSettings
 
 TICK_S = 1.0
 LOST = ("ring_full", "over_budget", "unreadable", "cut", "lease_lapses")  # what the account cannot have seen
@@ -47,18 +47,19 @@ class Worker:
         self._sockets = sockets
         self._flows = Flows(server_ports=frozenset(order.ports))
         self._pairing = Pairing(order.http)
-        self._recorder = self._open_recorder(run)
-        self._mirror = Mirror(order.selector(), self._record if self._recorder else None)
-        self._pace = Pace(order.poll_s, REPLAY if order.upstreams else CAPTURE)
-        self._replayer: Replayer | None = None
-        self._sender: SpacedSender | None = None
+        self._geo = GeoDatabase(order.geo_database) if order.geo_database else None
+        self._shadows = self._make_shadows(run)
+        self._pace = Pace(order.poll_s, REPLAY if order.replays else CAPTURE)
         self._kernel: dict[str, Any] = {}  # the tap's counters, told by the service (to worker 0 only)
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
         """Work until told to stop, then finish what is in flight."""
-        self._start_replay()
+        factory = self._sockets.factory if self._sockets else None
+        delay_ns = self._pace.longest_ns + SLACK_NS
+        for shadow in self._shadows:
+            shadow.connect(self._loop, self.order.production, factory, self._ring.now_ns, delay_ns)
         self._loop.add_reader(self._channel, self._listen)
         self._report()
         self._poll()
@@ -66,31 +67,13 @@ class Worker:
         await self._stopping.wait()
         await self._finish()
 
-    def _start_replay(self) -> None:
-        if not self.order.upstreams:
-            return
-        factory = self._sockets.factory if self._sockets else None
-        answered = self._mirror.answered
-        self._replayer = Replayer(self._loop, self.order.balancer(), self.order.replay, answered, factory)
-        delay_ns = self._pace.longest_ns + SLACK_NS
-        self._sender = SpacedSender(self._loop, self._replayer, answered, self._ring.now_ns, delay_ns)
-        self._mirror.sender = self._sender
-
-    def _open_recorder(self, run: str) -> Recorder | None:
-        if self.order.directory is None:
-            return None
-        return Recorder(
-            self.order.directory,
-            RecordingSettings(**self.order.recording),
-            run=run,
-            worker=self.number,
-            shadow=self.order.shadow,
-            now_ns=time.time_ns(),
-        )
-
-    def _record(self, exchange: Exchange) -> None:
-        assert self._recorder is not None and exchange.fate is not None
-        self._recorder.add(exchange, exchange.fate, exchange.reason, exchange.outcome)
+    def _make_shadows(self, run: str) -> list[Shadowing]:
+        order, made = self.order, []
+        for place, shadow in enumerate(order.shadows):
+            recorder = open_recorder(order.directory_of(shadow.name), order.recording, run, self.number, shadow.name)
+            locate = self._geo.locate if self._geo else None
+            made.append(Shadowing(order, place, recorder, locate, in_kernel=order.in_kernel))
+        return made
 
     def _poll(self) -> None:
         """Read the ring empty, or as much of it as is fair, and come back."""
@@ -113,31 +96,36 @@ class Worker:
 
     def _take(self, events: list[Event]) -> None:
         ready, finished = self._pairing.feed(events)
-        self._mirror.take(ready, finished, self._pairing.seen)
+        seen = self._pairing.seen
+        for shadow in self._shadows:
+            shadow.mirror.take(ready, finished, seen)
 
     def _tick(self) -> None:
         if self._stopping.is_set():
             return
         self._ring.follow_clock()
         self._take(self._flows.expire(self._ring.now_ns()))
-        if self._recorder is not None:
-            self._recorder.flush(time.time_ns(), self._mirror.account, self._extra())
+        if self._geo is not None and self._geo.changed():
+            self._geo.reload()  # the service tells what is wrong with a new file
+        for shadow in self._shadows:
+            if shadow.recorder is not None:
+                shadow.recorder.flush(time.time_ns(), shadow.mirror.account, self._extra())
         self._report()
         self._loop.call_later(TICK_S, self._tick)
 
     async def _finish(self) -> None:
-        """The tap is stopped: take what the ring still holds, end the flows, wait for the shadow's last answers."""
+        """The tap is stopped: take what the ring still holds, end the flows, wait for the shadows' last answers."""
         while self._read_ring(1)[1]:
             pass
         self._take(self._flows.finish())
-        if self._replayer is not None and self._sender is not None:
-            self._sender.finish()
-            await self._replayer.drain(self.order.stop_timeout_s)
-        if self._recorder is not None:
-            self._recorder.close(time.time_ns(), self._mirror.account, self._extra())
+        await asyncio.gather(*(shadow.drain(self.order.stop_timeout_s) for shadow in self._shadows))
+        recorders = [shadow.recorder for shadow in self._shadows if shadow.recorder is not None]
+        for shadow in self._shadows:
+            if shadow.recorder is not None:
+                shadow.recorder.close(time.time_ns(), shadow.mirror.account, self._extra())
         self._report(final=True)  # before the conversion: on a busy host that may take longer than the service waits
-        if self._recorder is not None:
-            self._recorder.convert()
+        for recorder in recorders:
+            recorder.convert()
 
     def _listen(self) -> None:
         """A message of the service; the end of the channel means that it is gone, and then so are we."""
@@ -147,6 +135,8 @@ class Worker:
             return
         if "kernel" in message:
             self._kernel = message["kernel"]
+        for place, rule in enumerate(message.get("rules", ())):
+            self._shadows[place].change(rule_from_json(rule))
         if "stop" in message:
             self._loop.remove_reader(self._channel)
             self._stopping.set()
@@ -156,10 +146,11 @@ class Worker:
         return {"capture": kernel, "lost": {name: kernel[name] for name in LOST if name in kernel}}
 
     def _report(self, final: bool = False) -> None:
+        problems = (shadow.recorder.problem for shadow in self._shadows if shadow.recorder is not None)
         report = {
             "worker": self.number,
             "final": final,
-            "account": self._mirror.account.as_dict(),
+            "accounts": {shadow.order.name: shadow.mirror.account.as_dict() for shadow in self._shadows},
             "ring": {
                 "size_bytes": self._ring.size_bytes,
                 "waiting_bytes": self._ring.waiting_bytes(),
@@ -171,13 +162,11 @@ class Worker:
                 "buffered_bytes": self._flows.buffered_bytes,
             },
             "http": {**asdict(self._pairing.counters), "open": self._pairing.open_exchanges},
-            "replay": asdict(self._replayer.counters) if self._replayer else {},
-            "spacing": {"held": len(self._sender.spacing), "late": self._sender.spacing.late} if self._sender else {},
-            "recording": asdict(self._recorder.counters) if self._recorder else {},
+            **add_up(shadow.report() for shadow in self._shadows),
             "unmarked_sockets": self._sockets.unmarked if self._sockets else 0,
             "memory_bytes": resident_bytes(os.getpid()),
             "cpu_s": time.process_time(),
-            "problem": self._recorder.problem if self._recorder else "",
+            "problem": next(filter(None, problems), ""),
         }
         try:
             self._channel.setblocking(final)  # the last one must arrive, the others may be left out

@@ -12,6 +12,16 @@
 #define KEY_V6_BYTES 36
 #define PAYLOAD_MAX_BYTES 0xffff /* a mask; GRO and GSO make no larger segment (of BIG TCP the rest is cut) */
 #define PPM 1000000
+#define SHADOWS_MAX 8
+#define ADDRESS_MASKS 256 /* 8 tests on the client's address, */
+#define HEAD_MASKS 256    /* and 8 on the head */
+#define STATES_MAX 4096
+#define CLASSES_MAX 64
+#define STATE_MASK 0x0fff
+#define WANTED_BYTES 131072 /* 2 * ADDRESS_MASKS * HEAD_MASKS */
+#define NEXT_BYTES 524288   /* 2 * STATES_MAX * CLASSES_MAX */
+#define HAS_OUTPUT 0x8000
+#define SCAN_MAX_BYTES 2048 /* of a segment; a head that goes on behind them counts as wanted */
 
 /* One copied segment; `captured` bytes of payload follow it in the ring. Integers in host order. */
 struct segment_event {
@@ -23,7 +33,7 @@ struct segment_event {
 	__u8 flags;     /* TCP flags */
 	__u8 key_bytes; /* KEY_V4_BYTES or KEY_V6_BYTES */
 	__u8 to_server; /* 1: towards the server port */
-	__u8 reserved;
+	__u8 resumed;   /* 1: what came before it in its direction was left out on purpose */
 	__u8 key[KEY_V6_BYTES]; /* source, destination address, source, destination port, network order, packed */
 };
 
@@ -33,21 +43,73 @@ struct control {
 	__u64 seed;
 	__u64 budget_packets; /* copies allowed per CPU and second, 0: no limit */
 	__u64 budget_bytes;   /* payload bytes allowed per CPU and second, 0: no limit */
-	__u32 sample_ppm;     /* of PPM */
-	__u32 sample_by;      /* enum sample_by */
+	__u32 set;            /* which of the two sets of tables decides */
+	__u32 enabled;        /* shadows that are on, a bit each: off takes effect with this one store */
 	__u32 workers;        /* rings in use */
 	__u32 own_mark;       /* SO_MARK of the agent's own sockets: never captured; 0: none */
 	__u32 request_limit;  /* payload bytes copied of a segment towards the server */
 	__u32 response_limit; /* and from it */
 };
 
-enum sample_by { SAMPLE_BY_CONNECTION = 0, SAMPLE_BY_CLIENT = 1 };
+/* A shadow takes flows whose place among PPM lies in here. */
+struct window {
+	__u32 from_ppm;
+	__u32 to_ppm;
+};
 
-/* Counted per CPU. Every segment on a watched port ends in exactly one of the first eight. */
+/* One of the two sets of tables: what the shadows' criteria come to, as far as packets show it. agent/select/superset.py
+ * makes them. A mask of shadows has a bit each; tests on the client's address and tests on the head are numbered, and
+ * a mask of them says which are true. */
+struct selection {
+	__u32 shadows;   /* in use */
+	__u32 by_client; /* mask of those whose window holds the client's place, not the connection's */
+	__u32 addressed; /* 1: the client's address has to be looked up */
+	__u32 headed;    /* 1: for some shadow the request's head decides */
+	struct window windows[SHADOWS_MAX];
+	__u16 possible[ADDRESS_MASKS]; /* by mask of address tests: shadows that some head would satisfy */
+	__u16 certain[ADDRESS_MASKS];  /* the same: shadows that every head satisfies */
+	/* Large tables are bytes to the compiler, which needs 15 s for as many elements of two bytes. */
+	__u8 wanted[WANTED_BYTES];     /* __u16: by mask of address tests, then of head tests: the shadows satisfied */
+	__u8 classes[256];             /* the automaton: class of a byte, */
+	__u32 outputs[STATES_MAX];     /* what reaching a state shows, */
+	__u8 next[NEXT_BYTES];         /* and, __u16, the state after a byte: STATE_MASK of it; HAS_OUTPUT: it shows something */
+};
+
+/* What reaching a state shows: bits 0 to 7 are head tests, and these. */
+#define HEAD_TESTS 0xff
+#define HEAD_END (1U << 16)
+#define REQUEST_LINE (1U << 17)
+#define LENGTH_NAME (1U << 18)  /* behind "content-length:" */
+#define LENGTH_DIGIT (1U << 19) /* a digit of its value */
+#define STICKY (1U << 20)       /* where the next request begins cannot be known */
+#define FOLD (1U << 21)         /* a folded header: the automaton reads none */
+
+/* What is known of a flow whose heads decide. The client's sequence number `boundary` is where its next request begins,
+ * or where the head that is being read goes on. */
+struct flow_state {
+	__u32 boundary;
+	__u32 outputs;       /* of the head that is being read */
+	__u32 length;        /* its content-length so far */
+	__u32 sent;          /* the server's sequence number behind all that it sent */
+	__u16 automaton;     /* its state */
+	__u8 reading;        /* segments of a head that is being read; 0: none is */
+	__u8 known;          /* 1: `boundary` holds */
+	__u8 on;             /* 1: its segments are copied */
+	__u8 ever;           /* 1: some were, so user space wants to hear of its end */
+	__u8 sticky;         /* 1: on until the end, since requests can no longer be told apart */
+	__u8 asked;          /* 1: a request came, */
+	__u8 answered;       /* and bytes from the server after it */
+	__u8 resume_client;  /* the next copied segment of this half follows what was left out */
+	__u8 resume_server;
+	__u8 set;            /* tables that `automaton` belongs to */
+};
+
+/* Counted per CPU. Every segment on a watched port ends in exactly one of the first nine. */
 struct counters {
 	__u64 lease_over;    /* the agent had not renewed its lease */
 	__u64 own;           /* the agent's own traffic */
-	__u64 unsampled;
+	__u64 unsampled;     /* outside every shadow's percentage */
+	__u64 unmatched;     /* no shadow's criteria want it */
 	__u64 pure_acks;     /* sampled, nothing to copy */
 	__u64 copied;
 	__u64 ring_full;     /* sampled, not copied: no room in the worker's ring */

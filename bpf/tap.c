@@ -7,6 +7,7 @@
  * LOOPBACK (1: every packet would be seen twice, so only ingress looks, and both directions there).
  */
 #include "match.h"
+#include "follow.h"
 
 #define PASS (-1) /* TCX_NEXT, and TC_ACT_UNSPEC for clsact */
 
@@ -34,16 +35,13 @@ static __always_inline int within_budget(const struct control *c, __u64 now_ns, 
 	       (!c->budget_bytes || b->bytes <= c->budget_bytes);
 }
 
-/* Put the record together and hand it to the worker's ring; 0 when there was no room. */
-static __always_inline int copy(struct __sk_buff *skb, const struct packet *p, const struct tcp_header *tcp,
-				struct segment_event head, __u32 payload_at, __u32 worker)
+/* Put the payload behind the record's event and hand both to the worker's ring; 0 when there was no room. */
+static __always_inline int copy(struct __sk_buff *skb, struct scratch_record *record, __u32 payload_at, __u32 worker)
 {
-	u32 slot = bpf_get_smp_processor_id();
-	struct scratch_record *record = scratch.lookup(&slot);
 	void *ring = rings.lookup(&worker);
-	__u64 captured = head.captured;
+	__u64 captured = record->event.captured;
 
-	if (!record || !ring)
+	if (!ring)
 		return 0;
 	/* The verifier must see the bounds, 1 to PAYLOAD_MAX_BYTES, on the very register that the helper gets; without the
 	 * barrier LLVM checks one copy and passes another ("invalid zero-sized read", "R4 unbounded memory access"). */
@@ -56,60 +54,96 @@ static __always_inline int copy(struct __sk_buff *skb, const struct packet *p, c
 			captured = 0;
 	}
 	captured &= PAYLOAD_MAX_BYTES;
-	head.captured = captured;
-	record->event = head;
+	record->event.captured = captured;
 	return bpf_ringbuf_output(ring, record, sizeof(record->event) + captured, NO_WAKEUP) == 0;
 }
 
-static __always_inline void sampled_segment(struct __sk_buff *skb, const struct packet *p, const struct control *c,
-					    struct counters *count, __u64 hash, int to_server, __u64 now_ns)
+/* Fill the event in, all but `captured` and `resumed`; where the payload begins, 0 when the lengths make no sense. */
+static __always_inline __u32 describe(struct __sk_buff *skb, const struct packet *p, struct segment_event *event)
 {
 	struct tcp_header tcp;
-	struct segment_event head = {};
-	__u32 payload_at, end, limit;
+	__u32 payload_at, end;
 
-	if (bpf_skb_load_bytes(skb, p->tcp_at, &tcp, sizeof(tcp)) < 0) {
-		count->unreadable++;
-		return;
-	}
+	if (bpf_skb_load_bytes(skb, p->tcp_at, &tcp, sizeof(tcp)) < 0)
+		return 0;
 	payload_at = p->tcp_at + (tcp.data_offset >> 4) * 4;
 	end = p->ip_end > skb->len ? skb->len : p->ip_end;
 	/* What production's stack throws away must not be the first copy of a byte here. */
-	if (tcp.data_offset < 0x50 || payload_at > end) {
+	if (tcp.data_offset < 0x50 || payload_at > end)
+		return 0;
+	event->seq = bpf_ntohl(tcp.seq);
+	event->ack = bpf_ntohl(tcp.ack);
+	event->length = end - payload_at;
+	event->flags = tcp.flags;
+	event->key_bytes = p->key_bytes;
+	__builtin_memcpy(event->key, p->key, KEY_V6_BYTES);
+	return payload_at;
+}
+
+/* What is done with a segment of a flow that some shadow may want. All that is known of it is kept in the record from
+ * the start: the verifier walks the loop of `follow` anew for whatever else differs between the ways that lead there. */
+static __always_inline void sampled_segment(struct __sk_buff *skb, const struct packet *p, const struct control *c,
+					    struct counters *count, const struct choice *choice, __u32 worker,
+					    int to_server, __u64 now_ns)
+{
+	u32 slot = bpf_get_smp_processor_id();
+	struct scratch_record *record = scratch.lookup(&slot);
+	struct segment_event *event;
+	__u8 *resume = NULL;
+	__u32 payload_at, limit;
+
+	if (!record)
+		return;
+	event = &record->event;
+	payload_at = describe(skb, p, event);
+	if (!payload_at) {
 		count->unreadable++;
 		return;
 	}
-	head.length = end - payload_at;
-	if (head.length == 0 && !(tcp.flags & (TCP_FIN | TCP_SYN | TCP_RST))) {
+	event->t_ns = now_ns;
+	event->to_server = to_server;
+	event->resumed = 0;
+	if (event->length == 0 && !(event->flags & (TCP_FIN | TCP_SYN | TCP_RST))) {
 		count->pure_acks++;
 		return;
 	}
-	if (!within_budget(c, now_ns, head.length)) {
+	if (choice->by_head) {
+		int followed = follow(skb, p, choice, record, payload_at, &resume);
+
+		if (followed == LEAVE) {
+			count->unmatched++;
+			return;
+		}
+		if (followed == COPY_FLAGS) {
+			event->seq += event->length;
+			event->length = 0;
+		}
+		event->resumed = resume ? *resume : 0;
+	}
+	if (!within_budget(c, event->t_ns, event->length)) {
 		count->over_budget++;
 		goto lost;
 	}
-	limit = to_server ? c->request_limit : c->response_limit;
-	head.t_ns = now_ns;
-	head.seq = bpf_ntohl(tcp.seq);
-	head.ack = bpf_ntohl(tcp.ack);
-	head.captured = head.length < limit ? head.length : limit;
-	if (head.captured > PAYLOAD_MAX_BYTES)
-		head.captured = PAYLOAD_MAX_BYTES;
-	head.flags = tcp.flags;
-	head.key_bytes = p->key_bytes;
-	head.to_server = to_server;
-	__builtin_memcpy(head.key, p->key, KEY_V6_BYTES);
-	if (copy(skb, p, &tcp, head, payload_at, worker_of(hash, c))) {
+	limit = event->to_server ? c->request_limit : c->response_limit;
+	if (limit > PAYLOAD_MAX_BYTES)
+		limit = PAYLOAD_MAX_BYTES;
+	event->captured = event->length < limit ? event->length : limit;
+	if (copy(skb, record, payload_at, worker)) {
 		count->copied++;
-		count->copied_bytes += head.captured;
-		if (head.captured < head.length)
+		count->copied_bytes += event->captured;
+		if (event->captured < event->length)
 			count->cut++;
+		if (resume)
+			*resume = 0;
 		return;
 	}
 	count->ring_full++;
 lost:
-	count->lost_bytes += head.length;
-	if (to_server && head.length)
+	/* What comes next does not begin with a message: for user space this is a loss like any other. */
+	if (resume && event->length)
+		*resume = 0;
+	count->lost_bytes += event->length;
+	if (event->to_server && event->length)
 		count->lost_to_server++;
 }
 
@@ -118,6 +152,7 @@ static inline __attribute__((always_inline)) int tap(struct __sk_buff *skb, enum
 	struct packet p = {};
 	struct control *c;
 	struct counters *count;
+	struct choice choice = {};
 	u32 zero = 0;
 	__u64 now_ns, hash;
 	int to_server, parsed;
@@ -147,12 +182,20 @@ static inline __attribute__((always_inline)) int tap(struct __sk_buff *skb, enum
 		count->own++;
 		return PASS;
 	}
-	hash = flow_hash(&p, c, to_server);
-	if (!sampled(hash, c)) {
+	hash = connection_hash(&p, c->seed);
+	choice.set = c->set & 1;
+	choice.tables = selections.lookup(&choice.set);
+	if (!choice.tables)
+		return PASS;
+	if (!sampled(&p, c, hash, to_server, &choice)) {
 		count->unsampled++;
 		return PASS;
 	}
-	sampled_segment(skb, &p, c, count, hash, to_server, now_ns);
+	if (!matched(&p, to_server, &choice)) {
+		count->unmatched++;
+		return PASS;
+	}
+	sampled_segment(skb, &p, c, count, &choice, worker_of(hash, c), to_server, now_ns);
 	return PASS;
 }
 

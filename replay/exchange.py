@@ -7,8 +7,9 @@ for what it sent itself). Bytes are kept as they were on the wire, so that a rep
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 
@@ -39,10 +40,17 @@ class Incomplete(StrEnum):
 class Skipped(StrEnum):
     """Why a whole request was not meant for the shadow."""
 
+    DISABLED = "disabled"  # the shadow is off
+    CRITERIA = "criteria"  # the shadow's criteria do not want it
+    UNSAMPLED = "unsampled"  # outside the shadow's percentage
     METHOD = "method"  # not one of the methods that are replayed (by default only safe ones are)
     SHADOW_TRAFFIC = "shadow_traffic"  # carries our own mark
     TUNNEL = "tunnel"  # CONNECT or Upgrade: what follows is not HTTP
     DRY_RUN = "dry_run"  # nothing is to be replayed
+
+
+NOT_RECORDED = frozenset({Skipped.DISABLED, Skipped.CRITERIA, Skipped.UNSAMPLED})
+"""Requests that were never meant for the shadow: counted, but no row is written for them."""
 
 
 class Dropped(StrEnum):
@@ -124,10 +132,8 @@ class Exchange:
     interim: tuple[int, ...] = ()  # statuses of 1xx responses
     upgraded: bool = False  # CONNECT or 101: a tunnel follows
     incomplete: Incomplete | None = None  # why the *request* is not whole; None when it is
-    fate: Fate | None = None  # what became of the request; None while that is open
-    reason: str = ""  # why, for the fates that have reasons
-    outcome: Outcome | None = None  # for Fate.REPLAYED
-    finished: bool = False  # production's side is final
+    forwarded: IPv4Address | IPv6Address | None = None  # the client, named by a PROXY header at the connection's start
+    trials: list[Trial] = field(default_factory=list)  # one for each shadow, once it was offered to them
 
     @property
     def ttfb_ns(self) -> int | None:
@@ -135,6 +141,17 @@ class Exchange:
         if self.request is None or self.response is None:
             return None
         return self.response.t_first_ns - self.request.t_last_ns
+
+
+@dataclass(slots=True, eq=False)
+class Trial:
+    """One request's way to one shadow. It is over when both sides are final."""
+
+    exchange: Exchange
+    fate: Fate | None = None  # what became of the request; None while that is open
+    reason: str = ""  # why, for the fates that have reasons
+    outcome: Outcome | None = None  # for Fate.REPLAYED
+    finished: bool = False  # production's side is final
 
 
 class Outcome(NamedTuple):

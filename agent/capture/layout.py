@@ -14,8 +14,29 @@ BUSY, DISCARD = 1 << 31, 1 << 30  # in the record header's length
 LENGTH_MASK = DISCARD - 1
 
 CONTROL = struct.Struct("<QQQQIIIIII")  # the lease comes first
+CONTROL_SET_AT, CONTROL_ENABLED_AT = 32, 36  # offsets of two of its fields
 PORT_WORDS = 1024
 PPM = 1_000_000
+
+
+SHADOWS_MAX = 8
+TESTS_MAX = 8  # of the client's address, and of the head
+MASKS = 1 << TESTS_MAX
+STATES_MAX, CLASSES_MAX = 4096, 64
+SCAN_MAX_BYTES = 2048
+RESUMED_FLAG = 0x100  # beside the TCP flags of a segment: what came before it was left out on purpose
+
+# struct selection: four numbers, the windows, then tables.
+SELECTION_HEAD = struct.Struct(f"<IIII{2 * SHADOWS_MAX}I")
+SELECTION_TABLES = {  # name: (offset, bytes)
+    "possible": (SELECTION_HEAD.size, 2 * MASKS),
+    "certain": (SELECTION_HEAD.size + 2 * MASKS, 2 * MASKS),
+    "wanted": (SELECTION_HEAD.size + 4 * MASKS, 2 * MASKS * MASKS),
+    "classes": (SELECTION_HEAD.size + 4 * MASKS + 2 * MASKS * MASKS, 256),
+    "outputs": (SELECTION_HEAD.size + 4 * MASKS + 2 * MASKS * MASKS + 256, 4 * STATES_MAX),
+    "next": (SELECTION_HEAD.size + 4 * MASKS + 2 * MASKS * MASKS + 256 + 4 * STATES_MAX, 2 * STATES_MAX * CLASSES_MAX),
+}
+SELECTION_BYTES = sum(SELECTION_TABLES["next"])
 
 
 class Control(NamedTuple):
@@ -24,8 +45,8 @@ class Control(NamedTuple):
     seed: int
     budget_packets: int
     budget_bytes: int
-    sample_ppm: int
-    sample_by: int  # 0 connection, 1 client
+    set: int  # which of the two sets of tables decides
+    enabled: int  # mask of the shadows that are on
     workers: int
     own_mark: int
     request_limit: int
@@ -38,6 +59,7 @@ class Counters(NamedTuple):
     lease_over: int
     own: int
     unsampled: int
+    unmatched: int
     pure_acks: int
     copied: int
     ring_full: int
@@ -50,5 +72,5 @@ class Counters(NamedTuple):
     fragments: int
 
 
-ACTIONS = Counters._fields[:8]
+ACTIONS = Counters._fields[:9]
 COUNTERS = struct.Struct(f"<{len(Counters._fields)}Q")

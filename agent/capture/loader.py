@@ -21,7 +21,8 @@ from agent import privileges
 from agent.capture import headers, kernel
 
 _INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
-FD_NAMES = ("control", "ports", "counters", "tap_ingress", "tap_egress")
+MAPS = ("control", "ports", "counters", "selections", "addresses4_0", "addresses4_1", "addresses6_0", "addresses6_1")
+PROGRAMS = ("tap_ingress", "tap_egress")
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
 
 def load(order: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     """Load as ordered (see `agent.capture.tap.TapOrder`): the answer, and descriptors in the order
-    FD_NAMES, rings, links."""
+    MAPS, PROGRAMS, rings, links."""
     try:
         from bcc import BPF
     except ImportError:
@@ -55,8 +56,8 @@ def load(order: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         if missing:
             return {"error": missing}, []
         bpf = BPF(text=_source(Path(order["sources"])), cflags=_flags(order))
-    programs = [bpf.load_func(name, BPF.SCHED_CLS) for name in FD_NAMES[3:]]
-    maps = [bpf[name].map_fd for name in FD_NAMES[:3]]
+    programs = [bpf.load_func(name, BPF.SCHED_CLS) for name in PROGRAMS]
+    maps = [bpf[name].map_fd for name in MAPS]
     rings = [kernel.create_ring(order["ring_bytes"]) for _ in range(order["workers"])]
     for index, ring in enumerate(rings):
         kernel.update(bpf["rings"].map_fd, struct.pack("<I", index), struct.pack("<I", ring))

@@ -81,7 +81,7 @@ class Ring:
         append = out.append
         while position < producer and limit > 0:
             at = PAGE_BYTES + (position & mask)
-            header, _, t_ns, seq, ack, length, captured, flags, key_bytes, _, _ = unpack(data, at)
+            header, _, t_ns, seq, ack, length, captured, flags, key_bytes, _, resumed = unpack(data, at)
             if header & BUSY:
                 break  # another CPU is still writing it
             position += (header & LENGTH_MASK) + RECORD_HEADER_BYTES + 7 & ~7
@@ -94,7 +94,7 @@ class Ring:
                     data[key_at : key_at + key_bytes],
                     seq,
                     ack,
-                    flags,
+                    flags | resumed << 8,  # RESUMED_FLAG
                     data[payload_at : payload_at + captured],
                     length,
                 )

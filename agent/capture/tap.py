@@ -24,10 +24,12 @@ import agent
 import bpf
 from agent.capture import kernel
 from agent.capture.layout import CONTROL, COUNTERS, PORT_WORDS, Control, Counters
+from agent.capture.tables import Tables
 from agent.errors import LoadError
 
 LOADER_INTERPRETER = "/usr/bin/python3"
 LOADER_TIMEOUT_S = 300  # on a busy small host compiling has been seen to take 150 s
+TRIES = 4
 _FDS_MAX = 128
 _ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
 
@@ -72,12 +74,14 @@ class Tap:
     def __init__(self, order: TapOrder, attached: str, fds: list[int]) -> None:
         self.order = order
         self.attached = attached  # "tcx", or "none" while nothing is attached yet
-        self._control_fd, self._ports_fd, self._counters_fd, *rest = fds
+        self._control_fd, self._ports_fd, self._counters_fd, selections_fd, *rest = fds
+        tries, rest = rest[:TRIES], rest[TRIES:]
         self.programs, self.rings, self._links = rest[:2], rest[2 : 2 + order.workers], rest[2 + order.workers :]
         self._control = mmap.mmap(self._control_fd, mmap.PAGESIZE)
         # One store: `struct.pack_into` zeroes first, and the program would find its lease over for that moment.
         self._lease = memoryview(self._control)[:8].cast("Q")
         self._ports = mmap.mmap(self._ports_fd, PORT_WORDS * 8)
+        self.tables = Tables(self._control, selections_fd, tries)
         self._cpus = kernel.possible_cpus()
         self.lease_ns = 0
         self.lapses = 0  # renewals that came too late
@@ -137,6 +141,7 @@ class Tap:
     def close(self) -> None:
         """Detach (TCX) and let go of everything."""
         self.stop()
+        self.tables.close()
         self._lease.release()
         self._control.close()
         self._ports.close()

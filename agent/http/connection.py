@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from agent.capture.segment import source
 from agent.http.content import EXCHANGE_BYTES, kept_of
+from agent.http.reader import Reader
 from agent.http.requests import RequestReader
 from agent.http.responses import ResponseReader
+from agent.select.client_address import Address
 from agent.stream.events import EndReason
 from agent.stream.flow import Half
 from replay.exchange import Exchange, Incomplete, Request, Response
@@ -23,12 +25,14 @@ class Connection:
     the one whose request is still coming in."""
 
     __slots__ = (
-        "_abandoned", "_client", "_client_half", "_count", "_early_bytes", "_ended", "_flow", "_max_open", "_pairing",
-        "_server", "open", "reading", "requests", "responses",
+        "_abandoned", "_client", "_client_half", "_count", "_early_bytes", "_ended", "_flow", "_forwarded", "_max_open",
+        "_pairing", "_resumed_at", "_server", "open", "reading", "requests", "responses",
     )  # fmt: skip
 
-    def __init__(self, pairing: Pairing, client: Half) -> None:
+    def __init__(self, pairing: Pairing, client: Half, forwarded: Address | None = None) -> None:
+        """`forwarded` is the client that a PROXY header at the connection's start named."""
         self._pairing = pairing
+        self._forwarded = forwarded
         self._flow = client.flow
         self._client_half = client
         self._client = source(client.key)
@@ -38,6 +42,7 @@ class Connection:
         self._abandoned = 0  # requests given up whose responses will still come
         self._early_bytes = 0  # of the response of `reading`, which came before the request is whole; 0: it did not
         self._ended = False  # no response comes any more
+        self._resumed_at = -1  # responses seen when requests were last left out
         self.open: list[Exchange] = []  # at most max_pipelined, usually one; a deque would take 600 bytes more
         self.reading: Exchange | None = None
         self.requests = RequestReader(self, pairing.budget, client.from_start)
@@ -56,7 +61,9 @@ class Connection:
         pairing, exchange = self._pairing, self.reading
         budget = pairing.budget
         if exchange is None:
-            exchange = Exchange(self._client, self._server, self._flow.number, self._count, request)
+            exchange = Exchange(
+                self._client, self._server, self._flow.number, self._count, request, forwarded=self._forwarded
+            )
             self._count += 1
             pairing.seen += 1
             self.open.append(exchange)
@@ -118,7 +125,7 @@ class Connection:
 
     def _new_exchange(self) -> Exchange:
         """One that is seen, and of which nothing more is known yet."""
-        exchange = Exchange(self._client, self._server, self._flow.number, self._count, None)
+        exchange = Exchange(self._client, self._server, self._flow.number, self._count, None, forwarded=self._forwarded)
         self._count += 1
         self._pairing.seen += 1
         self._pairing.budget.kept_bytes += EXCHANGE_BYTES
@@ -184,18 +191,34 @@ class Connection:
         self._pairing.counters.unanswered += 1
         self._pairing.finish_exchange(exchange)
 
-    # The end.
+    # What was left out, and the end.
+
+    def left_out(self, reader: Reader) -> None:
+        """Whole exchanges were left out here, and what was asked before them was answered before: it waits in vain.
+
+        Where only responses are missing, and none came since requests were left out, what waits was asked after them.
+        """
+        if reader is self.requests:
+            self._resumed_at = self.responses.messages
+        elif self.responses.messages == self._resumed_at:
+            return
+        self._abandoned = 0
+        self._give_up_waiting()
 
     def end_half(self, half: Half, reason: EndReason) -> None:
         """A direction is over. Without responses to come, what waits for one is over too."""
         half.reader.end(reason)
         if half.reader is self.responses:
             self._ended = True
-            keep = self.open.pop() if self.open and self.open[-1] is self.reading else None
-            while self.open:
-                self._unanswered(self.open.pop(0))
-            if keep is not None:
-                self.open.append(keep)
+            self._give_up_waiting()
+
+    def _give_up_waiting(self) -> None:
+        """No response comes to what was asked; only the request that is still coming in stays."""
+        keep = self.open.pop() if self.open and self.open[-1] is self.reading else None
+        while self.open:
+            self._unanswered(self.open.pop(0))
+        if keep is not None:
+            self.open.append(keep)
 
     def abandon(self) -> None:
         """What follows is not HTTP/1.x: want no more of it."""

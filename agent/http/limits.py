@@ -14,6 +14,7 @@ class HttpLimits:
     body_limit_bytes: int = 1 << 20  # kept of one message's content; the rest is counted
     head_limit_bytes: int = HEAD_LIMIT_BYTES
     hash_bodies: bool = False  # SHA-1 of contents larger than body_limit_bytes
+    proxy_protocol: bool = False  # connections begin with a PROXY header, which names the client
     max_pipelined: int = 128  # requests of one connection that wait for their response
     max_interim: int = 16  # 1xx responses of one exchange that are kept; the rest is counted
     total_kept_bytes: int = 64 << 20  # heads, contents and overhead of all exchanges that are not finished
@@ -28,6 +29,7 @@ class HttpCounters:
     http2: int = 0  # connections that speak HTTP/2 from the start
     not_http: int = 0  # connections that speak something else
     not_http_server: int = 0  # HTTP/1.x was asked and something else answered
+    proxy_headers: int = 0  # PROXY headers read
     undecided_bytes: int = 0  # came before it was known who is the client
     requests: int = 0  # whole
     responses: int = 0  # whole

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from agent.http.connection import GONE, Connection
 from agent.http.content import EXCHANGE_BYTES, Budget, kept_of
 from agent.http.limits import HttpCounters, HttpLimits
+from agent.http.prologue import Prologue
 from agent.http.reader import Reader
 from agent.http.requests import HTTP2_PREFACE, looks_like_request
 from agent.http.responses import looks_like_response
+from agent.select.client_address import Address, parse_proxy_header
 from agent.stream.events import Chunk, Event, Gap
 from agent.stream.flow import Half
 from replay.exchange import Exchange
@@ -51,15 +53,16 @@ class Pairing:
             reader = half.reader
             if event.__class__ is Chunk:
                 if reader is None:
-                    reader = self._meet(half, event[3])
-                    if reader is None:
-                        continue
-                reader.feed(event[3], event[2])
-            elif event.__class__ is Gap:
-                if reader is not None:
-                    reader.gap(event[3])
+                    self.begin(half, event[3], event[2])
                 else:
-                    half.from_start = False  # what comes first is not the first message: as if joined in the middle
+                    reader.feed(event[3], event[2])
+            elif event.__class__ is Gap:
+                if reader is None:
+                    half.from_start = event[4]  # else what comes first is no first message: as if joined in the middle
+                elif event[4]:
+                    reader.left_out(event[3])
+                else:
+                    reader.gap(event[3])
             else:
                 if reader is not None:
                     reader.connection.end_half(half, event[3])
@@ -78,11 +81,23 @@ class Pairing:
         self._finished_count += len(finished)
         return ready, finished
 
-    def _meet(self, half: Half, data: bytes) -> Reader | None:
-        """The first bytes of a connection: find out whether it is HTTP/1.x, and who is the client."""
+    def begin(self, half: Half, data: bytes, t_ns: int, forwarded: Address | None = None) -> None:
+        """The first bytes of a half, behind its PROXY header if it has one, which named `forwarded`."""
+        if not data or half.flow.muted:
+            return
+        may_be_client = half.flow.client in (None, half) and self.limits.proxy_protocol
+        if may_be_client and forwarded is None and parse_proxy_header(data) is not None:
+            half.flow.client = half
+            half.reader = Prologue(self, half)
+            half.reader.feed(data, t_ns)
+            return
+        reader = self._meet(half, data, forwarded)
+        if reader is not None:
+            reader.feed(data, t_ns)
+
+    def _meet(self, half: Half, data: bytes, forwarded: Address | None) -> Reader | None:
+        """Find out whether a connection is HTTP/1.x, and who is the client."""
         flow = half.flow
-        if flow.muted:
-            return None
         if data[:2] in _TLS_RECORDS:
             self.counters.tls += 1
             flow.mute()
@@ -97,7 +112,7 @@ class Pairing:
             flow.mute()
             return None
         self.counters.connections += 1
-        Connection(self, flow.client)
+        Connection(self, flow.client, forwarded)
         reader: Reader = half.reader
         return reader
 

@@ -37,7 +37,7 @@ GIVEN_UP = {
 
 
 class Reader:
-    """`feed`, `gap` and `end` take what the stream layer says of the half."""
+    """`feed`, `gap`, `left_out` and `end` take what the stream layer says of the half."""
 
     __slots__ = (
         "_buffer", "_checked", "_decoder", "_left", "budget", "complete", "connection", "content", "head", "kind",
@@ -49,7 +49,7 @@ class Reader:
         self.budget = budget
         self.state = START if from_start else LOST
         self.lost = not from_start  # messages may be missing before the next one
-        self.unbroken = from_start  # everything since the SYN was there and was understood
+        self.unbroken = from_start  # everything since the SYN was there, but for what was left out, and was understood
         self.messages = 0  # heads recognised so far
         self.kind = NO_BODY
         self.head = b""
@@ -72,6 +72,18 @@ class Reader:
             self.head_given_up(Incomplete.GAP)
         if self.state != SILENT:
             self.lose()
+
+    def left_out(self, length: int) -> None:
+        """`length` bytes, whole messages, were left out on purpose: the next byte begins a message."""
+        if self.state in (HEAD, BODY):  # the rest of this one was lost besides
+            self.gap(length)
+            if self.state == BODY:
+                self.body_given_up(Incomplete.GAP)
+                self.lose()
+        if self.state != SILENT:
+            self.state = START
+            self.lost = False
+            self.connection.left_out(self)
 
     def end(self, reason: EndReason) -> None:
         """Nothing more comes."""

@@ -28,13 +28,12 @@ LATENCY_FIRST_LOG2, LATENCY_LAST_LOG2 = 16, 35  # 65 us to 34 s, a bucket each p
 class Snapshot:
     """All that a scrape needs. `workers` is the sum of the workers' last reports."""
 
-    shadow: str
-    account: Account
+    accounts: dict[str, Account]  # by shadow
     kernel: dict[str, int]
     workers: dict[str, Any] = field(default_factory=dict)
     restarts: int = 0
     memory_bytes: int = 0
-    share_ppm: int = 0
+    shares_ppm: dict[str, int] = field(default_factory=dict)  # by shadow; 0 for one that is off
 
 
 # report section, metric prefix, help; every number in the section that is not a gauge becomes a counter
@@ -68,9 +67,10 @@ class AgentCollector:
         yield GaugeMetricFamily(
             PREFIX + "memory_bytes", "Resident memory of all the agent's processes", value=now.memory_bytes
         )
-        yield GaugeMetricFamily(
-            PREFIX + "sampled_ratio", "Share of the traffic that is mirrored", value=now.share_ppm / 1e6
-        )
+        shares = GaugeMetricFamily(PREFIX + "sampled_ratio", "Share of the traffic that is mirrored", labels=["shadow"])
+        for shadow, ppm in now.shares_ppm.items():
+            shares.add_metric([shadow], ppm / 1e6)
+        yield shares
         yield _counters(
             "requests_late",
             "Requests that came up after their time and went to the shadow at once",
@@ -88,22 +88,26 @@ class AgentCollector:
 
 
 def _account(now: Snapshot) -> Iterator[Metric]:
-    account, shadow = now.account, now.shadow
-    yield _counters("requests_seen", "Sampled requests seen", ["shadow"], [([shadow], account.seen)])
+    accounts = now.accounts.items()
+    seen = [([shadow], account.seen) for shadow, account in accounts]
+    yield _counters("requests_seen", "Copied requests seen", ["shadow"], seen)
     yield _counters(
         "requests_replayed",
         "Requests sent to the shadow, by how its answer ended",
         ["shadow", "answer"],
-        [([shadow, str(k)], v) for k, v in account.answers.items()],
+        [([shadow, str(k)], v) for shadow, account in accounts for k, v in account.answers.items()],
     )
     for name, text in (
         ("incomplete", "Requests seen but not whole"),
         ("skipped", "Requests not meant for the shadow"),
         ("dropped", "Requests meant for the shadow and not sent"),
     ):
-        reasons = getattr(account, name).items()
-        yield _counters(f"requests_{name}", text, ["shadow", "reason"], [([shadow, str(k)], v) for k, v in reasons])
-    yield GaugeMetricFamily(PREFIX + "requests_in_flight", "Requests whose fate is open", value=account.in_flight)
+        rows = [([shadow, str(k)], v) for shadow, account in accounts for k, v in getattr(account, name).items()]
+        yield _counters(f"requests_{name}", text, ["shadow", "reason"], rows)
+    in_flight = GaugeMetricFamily(PREFIX + "requests_in_flight", "Requests whose fate is open", labels=["shadow"])
+    for shadow, account in accounts:
+        in_flight.add_metric([shadow], account.in_flight)
+    yield in_flight
 
 
 def _kernel(now: Snapshot) -> Iterator[Metric]:

@@ -1,7 +1,8 @@
 """What reassembly says of a flow: bytes in order, bytes known to be missing, and the end of a direction.
 
-Events of one half come with rising offsets and without holes between them: a missing stretch is a Gap. Events of both
-halves of a flow come in an order that could have happened: bytes that answer others come after them.
+Events of one half come with rising offsets and without holes between them: a missing stretch is a Gap, also one that
+the source left out because nobody wants it. Events of both halves of a flow come in an order that could have happened:
+bytes that answer others come after them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Gap(NamedTuple):
     offset: int
     t_ns: int
     length: int
+    left_out: bool = False  # on purpose, and nothing else: messages that nobody wants; what follows begins one
 
 
 class End(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 SLOW = -1  # in place of a sequence number: no segment equals it, so every segment takes the slow path
@@ -23,6 +25,30 @@ class Held(NamedTuple):
     data: bytes
     ack: int  # acknowledgement number, SLOW without ACK
     fin: bool
+    resumed: bool  # what is missing right before it was left out on purpose
+
+
+def uncovered(piece: Held, held: list[Held]) -> list[Held]:
+    """The parts of a piece that no piece in `held` covers."""
+    out: list[Held] = []
+    at = piece.offset
+    for other in held[max(bisect_left(held, piece._replace(end=0)) - 1, 0) :]:
+        if other.offset >= piece.end:
+            break
+        if other.end <= at:
+            continue
+        if other.offset > at:
+            out.append(_part(piece, at, other.offset))
+        at = other.end
+    if at < piece.end or (piece.fin and at == piece.end and not any(h.fin for h in held)):
+        out.append(_part(piece, at, piece.end))
+    return out
+
+
+def _part(piece: Held, start: int, end: int) -> Held:
+    data = piece.data[start - piece.offset : end - piece.offset]
+    fin, resumed = piece.fin and end == piece.end, piece.resumed and start == piece.offset
+    return Held(start, end, piece.t_ns, data, piece.ack, fin, resumed)
 
 
 class Half:
@@ -44,9 +70,9 @@ class Half:
         self.next_seq = SLOW
         self.expected = 0  # sequence number of the byte at `offset`
         self.offset = 0  # everything below was handed on
-        self.isn = SLOW  # of the SYN, once seen
+        self.isn = SLOW  # of the SYN, once seen, or what stands for it
         self.joined = False  # `expected` is settled: by a SYN, or chosen when joining in the middle
-        self.from_start = False  # offset 0 is the first byte of the connection
+        self.from_start = False  # offset 0 is the first byte of the connection, or of the first message not left out
         self.heard = False  # a segment of this half was captured
         self.ended = False
         self.acked = 0  # offset up to which those segments of the peer that were handed on acknowledge
@@ -99,6 +125,20 @@ class Flow:
     def holds(self) -> bool:
         """Some segment waits in a reorder buffer."""
         return bool(self.halves[0].held or self.halves[1].held)
+
+    @property
+    def waiting_since(self) -> int:
+        """Time of the first piece of either reorder buffer; there must be one."""
+        return min(half.held[0].t_ns for half in self.halves if half.held)
+
+    def oldest(self, wanted: Callable[[Half], bool]) -> Half | None:
+        """Of the halves that are wanted, all of which hold something, the one whose first piece was captured first."""
+        first, second = self.halves
+        if not wanted(first):
+            return second if wanted(second) else None
+        if not wanted(second):
+            return first
+        return first if first.held[0].t_ns <= second.held[0].t_ns else second
 
     def mute(self) -> None:
         """Ask for no more chunks and gaps of this flow (it is not HTTP); its End events still come."""

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from agent.capture.layout import RESUMED_FLAG
 from agent.capture.segment import ACK, FIN, RST, SYN, Segment, source_port
 from agent.stream.events import Chunk, End, EndReason, Event, Gap
 from agent.stream.flow import SLOW, Flow, Half, distance
+from agent.stream.left_out import begins_elsewhere, resume
 from agent.stream.limits import FlowCounters, FlowLimits
 from agent.stream.reassembly import Reassembly
 from agent.stream.table import FlowTable
 
 _MASK = 0xFFFFFFFF
-_CONTROL = SYN | FIN | RST
+_CONTROL = SYN | FIN | RST | RESUMED_FLAG
+_MAY_BEGIN = SYN | RESUMED_FLAG
 RESET_WINDOW_BYTES = 4 << 20  # how far ahead of what was seen a believable RST may be
 LATE_SYN_BYTES = 1 << 16  # a SYN this far behind the first bytes seen is disorder, not a new connection
 
@@ -100,7 +103,7 @@ class Flows:
         flags = segment.flags
         if half is None:
             half = self._table.adopt(segment)
-        if half is None or (flags & SYN and self._begins_anew(half, segment)):
+        if half is None or (flags & _MAY_BEGIN and self._begins_anew(half, segment)):
             if half is not None:
                 self._replace(half.flow, segment.t_ns, out)
             half = self._open(segment, out)
@@ -116,6 +119,8 @@ class Flows:
         half.heard = True
         if flags & ACK:
             half.last_ack = segment.ack
+        if flags & RESUMED_FLAG:
+            resume(self._reassembly, half, segment, out)
         if flags & RST:
             self._reset(half, segment, out)
         else:
@@ -156,7 +161,12 @@ class Flows:
             out.append(End(half, half.offset, segment.t_ns, EndReason.FIN))
 
     def _begins_anew(self, half: Half, segment: Segment) -> bool:
-        """A SYN on a known key: True if it starts another connection, False for a copy or a latecomer."""
+        """A SYN on a known key: True if it starts another connection, False for a copy or a latecomer.
+
+        The same for the first segment behind what was left out, since a SYN may have been left out as well.
+        """
+        if not segment.flags & SYN:
+            return begins_elsewhere(half, segment)
         if half.isn == segment.seq:
             self.counters.syn_repeated += 1
             return False
@@ -186,7 +196,8 @@ class Flows:
     def _reset(self, half: Half, segment: Segment, out: list[Event]) -> None:
         """End the connection, unless the sequence number shows that the RST is not of this half (RFC 5961)."""
         ahead = distance(segment.seq, half.expected)
-        if half.joined and half.offset and not -LATE_SYN_BYTES <= ahead <= RESET_WINDOW_BYTES:
+        believed = segment.flags & RESUMED_FLAG or -LATE_SYN_BYTES <= ahead <= RESET_WINDOW_BYTES
+        if half.joined and half.offset and not believed:
             self.counters.reset_ignored += 1
             return
         self.counters.resets += 1

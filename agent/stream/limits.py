@@ -34,6 +34,8 @@ class FlowCounters:
     gaps: int = 0
     gap_bytes: int = 0
     cut_bytes: int = 0  # of the gap bytes, those the capture cut from segments
+    left_out: int = 0  # times that a direction went on behind what the source left out on purpose; no gaps
+    left_out_bytes: int = 0
     out_of_order: int = 0  # segments that had to wait
     retransmitted: int = 0  # segments that brought nothing new
     overlapped: int = 0  # segments that brought partly what was there

@@ -3,7 +3,8 @@
 Theory of operation. Each half has a reorder buffer of `Held` pieces, sorted, without overlaps: what an earlier copy
 brought is cut from a later one. The first piece is handed on when two things hold:
 
-- nothing is missing before it, or the peer acknowledged what is missing (then it will not be sent again: a Gap);
+- nothing is missing before it, or the peer acknowledged what is missing (then it will not be sent again: a Gap), or
+  the source says that it left out what is missing;
 - whatever it acknowledges was handed on too. So a response never overtakes its request, even when the capture is in
   disorder or lost the request.
 
@@ -16,11 +17,12 @@ Times may step when somebody sets the clock: as much time backward ends the wait
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Sequence
 
+from agent.capture.layout import RESUMED_FLAG
 from agent.capture.segment import ACK, FIN, Segment
 from agent.stream.events import Chunk, End, EndReason, Event, Gap
-from agent.stream.flow import SLOW, Flow, Half, Held
+from agent.stream.flow import SLOW, Flow, Half, Held, distance, uncovered
 from agent.stream.limits import FlowCounters, FlowLimits
 
 WINDOW_BYTES = 1 << 30  # the largest window TCP can announce (RFC 7323 section 2.3)
@@ -62,7 +64,7 @@ class Reassembly:
     def flush(self, flow: Flow, out: list[Event]) -> None:
         """Hand on all that is held, with gaps for what is missing; what nothing else orders, in order of time."""
         self._force(flow, out)
-        while (half := _oldest(flow, lambda h: bool(h.held))) is not None:
+        while (half := flow.oldest(lambda h: bool(h.held))) is not None:
             self._pass(half, out)
             self._drain(flow, out)
         self._settle(flow)
@@ -76,6 +78,30 @@ class Reassembly:
             self._account(half, len(piece.data) + HELD_OVERHEAD_BYTES)
         half.expected = expected
         half.joined = True
+
+    def resume_at(self, flow: Flow, marks: Sequence[tuple[Half, int]], t_ns: int, out: list[Event]) -> None:
+        """Each half goes on at its sequence number: what is missing right before it was left out on purpose.
+
+        What is held from before is handed on, what is held from there on stays.
+        """
+        for half, seq in marks:
+            if not half.joined:
+                self._join_at(half, seq)
+        ends = {half: half.offset_of(seq) for half, seq in marks}
+        while (early := flow.oldest(lambda h: bool(h.held) and h.held[0].offset < ends.get(h, 0))) is not None:
+            self._pass(early, out)
+        for half, end in ends.items():
+            if end > half.offset and not half.ended:
+                self._gap(half, half.offset, t_ns, end - half.offset, out, left_out=True)
+                half.advance(end)
+
+    def _join_at(self, half: Half, seq: int) -> None:
+        if half.held and distance(half.expected + half.held[0].offset, seq) < 0:
+            self._join(half)
+            return
+        self.start(half, seq)
+        half.from_start = True
+        half.isn = (seq - 1) & 0xFFFFFFFF  # so that the SYN of another connection shows that it is another
 
     def drop(self, flow: Flow) -> None:
         """Forget what is held."""
@@ -104,9 +130,9 @@ class Reassembly:
                 return False
             data = data[half.offset - offset :]
             offset = half.offset
-        piece = Held(offset, end, t_ns, data, ack if flags & ACK else SLOW, fin)
+        piece = Held(offset, end, t_ns, data, ack if flags & ACK else SLOW, fin, bool(flags & RESUMED_FLAG))
         held = half.held
-        pieces = [piece] if not held or held[-1].end <= offset else _uncovered(piece, held)
+        pieces = [piece] if not held or held[-1].end <= offset else uncovered(piece, held)
         if len(pieces) != 1 or pieces[0] is not piece:
             self._counters.overlapped += 1
         for new in pieces:
@@ -133,13 +159,13 @@ class Reassembly:
 
     def _pass(self, half: Half, out: list[Event]) -> None:
         """Hand on the first piece, with a gap before it if bytes are missing."""
-        offset, end, t_ns, data, ack, fin = half.held.pop(0)
+        offset, end, t_ns, data, ack, fin, resumed = half.held.pop(0)
         self._account(half, -(len(data) + HELD_OVERHEAD_BYTES))
         if half.ended:
             return
         silent = half.flow.muted
         if offset > half.offset:
-            self._gap(half, half.offset, t_ns, offset - half.offset, out)
+            self._gap(half, half.offset, t_ns, offset - half.offset, out, resumed)
         if data and not silent:
             out.append(Chunk(half, offset, t_ns, data))
             self._counters.chunks += 1
@@ -157,12 +183,16 @@ class Reassembly:
             self._clear(half)
             out.append(End(half, end, t_ns, EndReason.FIN))
 
-    def _gap(self, half: Half, offset: int, t_ns: int, length: int, out: list[Event]) -> None:
+    def _gap(self, half: Half, offset: int, t_ns: int, length: int, out: list[Event], left_out: bool = False) -> None:
         if half.flow.muted:
             return
-        self._counters.gaps += 1
-        self._counters.gap_bytes += length
-        out.append(Gap(half, offset, t_ns, length))
+        if left_out:
+            self._counters.left_out += 1
+            self._counters.left_out_bytes += length
+        else:
+            self._counters.gaps += 1
+            self._counters.gap_bytes += length
+        out.append(Gap(half, offset, t_ns, length, left_out))
 
     def _contain(self, half: Half, t_ns: int, out: list[Event]) -> None:
         """Something has to wait: see that it does not wait too long, nor take too much."""
@@ -184,13 +214,13 @@ class Reassembly:
         limits = self._limits
         if not flow.holds:
             self._settle(flow)
-        elif _oldest(flow, _stalled) is None:
+        elif flow.oldest(_stalled) is None:
             flow.stall_t_ns = 0
-            if abs(now_ns - _waiting_since(flow)) > limits.hole_ns:
+            if abs(now_ns - flow.waiting_since) > limits.hole_ns:
                 self._counters.hole_timeout += 1
                 self.flush(flow, out)
         elif not flow.stall_t_ns:
-            flow.stall_t_ns, flow.stall_segments = _waiting_since(flow), 0
+            flow.stall_t_ns, flow.stall_segments = flow.waiting_since, 0
         elif flow.stall_segments >= limits.slack_segments or abs(now_ns - flow.stall_t_ns) >= limits.slack_ns:
             self._counters.slack_used += 1
             self._force(flow, out)
@@ -199,14 +229,14 @@ class Reassembly:
 
     def _force(self, flow: Flow, out: list[Event]) -> None:
         """The slack is over: what is acknowledged and still missing is lost; a half that is joined begins."""
-        while (half := _oldest(flow, _stalled)) is not None:
+        while (half := flow.oldest(_stalled)) is not None:
             if not half.joined:
                 for each in flow.halves:  # both at once, so that neither overtakes the other
                     if each.held and not each.joined:
                         self._join(each)
             else:
                 peer, first = half.peer, half.held[0]
-                if first.offset == half.offset:  # it acknowledges what never came: that first, then this piece
+                if first.offset == half.offset or first.resumed:  # it acknowledges what never came: that goes first
                     peer.acked = peer.offset_of(first.ack)
                     while peer.held and peer.held[0].offset < peer.acked and _free(peer):
                         self._pass(peer, out)
@@ -227,7 +257,7 @@ class Reassembly:
 def _free(half: Half) -> bool:
     """The first piece can be handed on: see the theory above."""
     first, peer = half.held[0], half.peer
-    if not half.joined or (first.offset > half.offset and half.acked < first.offset):
+    if not half.joined or (first.offset > half.offset and not first.resumed and half.acked < first.offset):
         return False
     if first.ack == SLOW or not peer.heard or peer.ended:
         return True
@@ -241,42 +271,6 @@ def _stalled(half: Half) -> bool:
     if not half.joined:
         return True
     first, peer = half.held[0], half.peer
-    if first.offset <= half.offset:
+    if first.offset <= half.offset or first.resumed:
         return not _free(half)
     return peer.last_ack != SLOW and half.offset_of(peer.last_ack) >= first.offset
-
-
-def _oldest(flow: Flow, wanted: Callable[[Half], bool]) -> Half | None:
-    """Of the halves that are wanted, the one whose first piece was captured first."""
-    first, second = flow.halves
-    if not wanted(first):
-        return second if wanted(second) else None
-    if not wanted(second):
-        return first
-    return first if first.held[0].t_ns <= second.held[0].t_ns else second
-
-
-def _waiting_since(flow: Flow) -> int:
-    return min(half.held[0].t_ns for half in flow.halves if half.held)
-
-
-def _uncovered(piece: Held, held: list[Held]) -> list[Held]:
-    """The parts of a piece that no piece in `held` covers."""
-    out: list[Held] = []
-    at = piece.offset
-    for other in held[max(bisect_left(held, piece._replace(end=0)) - 1, 0) :]:
-        if other.offset >= piece.end:
-            break
-        if other.end <= at:
-            continue
-        if other.offset > at:
-            out.append(_part(piece, at, other.offset))
-        at = other.end
-    if at < piece.end or (piece.fin and at == piece.end and not any(h.fin for h in held)):
-        out.append(_part(piece, at, piece.end))
-    return out
-
-
-def _part(piece: Held, start: int, end: int) -> Held:
-    data = piece.data[start - piece.offset : end - piece.offset]
-    return Held(start, end, piece.t_ns, data, piece.ack, piece.fin and end == piece.end)

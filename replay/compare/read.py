@@ -71,6 +71,17 @@ class Recording:
         self.torn_bytes += reader.torn_bytes
 
 
+def recordings_in(directory: Path) -> list[Path]:
+    """The directory itself, or, where an agent recorded several shadows, the directories of each of them in it."""
+    if not directory.is_dir() or _ours(directory):
+        return [directory]
+    return sorted(each for each in directory.iterdir() if each.is_dir() and _ours(each)) or [directory]
+
+
+def _ours(directory: Path) -> bool:
+    return any(path.name.endswith((PARQUET_SUFFIX, SPOOL_SUFFIX, RUN_SUFFIX)) for path in directory.iterdir())
+
+
 def open_recording(directory: Path) -> Recording:
     """Find what there is; RecordingError when it is no directory or holds nothing of ours."""
     if not directory.is_dir():

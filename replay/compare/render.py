@@ -155,6 +155,9 @@ def _account(console: Console, report: Report) -> None:
         console.print(f"  {line}")
     console.print(f"    in flight {max(seen.account.in_flight, 0):>10}")
     console.print(f"  by the workers' own count: {seen.account.seen} seen")
+    if seen.not_meant:
+        count, why = sum(seen.not_meant.values()), reasons(seen.not_meant)
+        console.print(f"  of them never meant for this shadow, and without a row: {count} ({why})")
     console.print(f"  lost before it could be counted: {reasons(seen.lost) or 'nothing known'}")
     told = [f"{name} {value:g}" for name, value in sorted(seen.counters.items()) if value]
     if told:

@@ -10,7 +10,7 @@ from typing import Any
 from replay.account import Account
 from replay.compare.statistics import Quantiles, Ratio
 from replay.compare.tally import DIFFERENT, EQUAL, NOT_COMPARABLE, Kind
-from replay.exchange import Answer, Fate
+from replay.exchange import NOT_RECORDED, Answer, Fate
 
 SCHEMA_VERSION = 1  # of the JSON
 
@@ -94,6 +94,11 @@ class Seen:
     unreadable: tuple[str, ...]
     every: int  # times are from one pair in so many
     speed: float  # how much faster than captured it was sent
+
+    @property
+    def not_meant(self) -> dict[str, int]:
+        """Requests that were seen and never meant for this shadow, by why: no row is written for them."""
+        return {str(why): n for why, n in self.account.skipped.items() if why in NOT_RECORDED and n}
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ def _not_recorded(seen: Seen, counts: Counts) -> list[str]:
     """Rows that should be there and are not."""
     said = []
     ended = seen.account.seen - seen.account.in_flight
-    missing = ended - counts.account.seen
+    missing = ended - sum(seen.not_meant.values()) - counts.account.seen
     if missing > 0:
         known = {name: seen.recording.get(name, 0) for name in ("rows_lost", "files_deleted")}
         why = reasons({name.replace("_", " "): n for name, n in known.items() if n}) or "no reason known"

@@ -9,6 +9,7 @@ import pytest
 from agent.check import check
 from agent.errors import ConfigError, LoadError
 from replay.errors import UpstreamError
+from tests.agent.select.test_geo import write
 
 TEXT = """
 capture: {interface: lo, ports: [80, 443], workers: 2}
@@ -26,23 +27,63 @@ def test_it_says_what_the_configuration_means(tmp_path: Path) -> None:
     user, lines = "nobody", checked(tmp_path, TEXT + "user: nobody\n")
     assert lines == [
         f"{tmp_path / 'f.yaml'}: valid",
-        f"copies   2.5 % of the connections on lo, port 80, 443, 2 worker(s) as {user}",
-        "replays  GET, HEAD, OPTIONS to 198.51.100.1:80",
+        f"copies   on lo, port 80, 443, 2 worker(s) as {user}",
+        "mirrors  2.5 % of the connections to shadow candidate (198.51.100.1:80)",
+        "replays  GET, HEAD, OPTIONS to candidate",
         "records  nothing",
         "metrics  http://127.0.0.1:9464/metrics",
+        "control  /run/shadowtap/control.sock",
     ]
 
 
 def test_what_is_off_is_said(tmp_path: Path) -> None:
-    lines = checked(tmp_path, "capture: {interface: lo, ports: [80]}\nshadows: {a: {}}\nmetrics: null\n")
-    assert "replays  GET, HEAD, OPTIONS to nobody (capture only)" in lines
+    lines = checked(tmp_path, "capture: {interface: lo, ports: [80]}\nshadows: {a: {}}\nmetrics: null\ncontrol: null\n")
+    assert "mirrors  100 % of the connections for a, captured only" in lines
+    assert not any(line.startswith("replays") for line in lines)
     assert "metrics  none" in lines
+    assert "control  none" in lines
+
+
+def test_every_shadow_has_its_lines(tmp_path: Path) -> None:
+    lines = checked(
+        tmp_path,
+        """
+capture: {interface: lo, ports: [80]}
+shadows:
+  one: {percentage: 5, sample_by: client, upstreams: ["198.51.100.1:80"], methods: [GET]}
+  two: {criteria: "header:X-Test and method:GET", sample_by: "cookie:id", upstreams: ["198.51.100.2:80"]}
+  three: {sample_by: request}
+""",
+    )
+    assert [line for line in lines if line.startswith(("mirrors", "replays"))] == [
+        "mirrors  5 % of the clients to shadow one (198.51.100.1:80)",
+        "mirrors  100 % of the requests by cookie:id with header:X-Test and method:GET to shadow two (198.51.100.2:80)",
+        "mirrors  100 % of the requests for three, captured only",
+        "replays  GET to one",
+        "replays  GET, HEAD, OPTIONS to two",
+    ]
+
+
+def test_geography_is_opened(tmp_path: Path) -> None:
+    shadows = "capture: {interface: lo, ports: [80]}\nshadows: {a: {criteria: geo:DE}}\n"
+    with pytest.raises(ConfigError, match=r"none\.mmdb: No such file or directory: give a country"):
+        checked(tmp_path, f"{shadows}geo: {{database: {tmp_path}/none.mmdb}}\n")
+    database = write(tmp_path / "some.mmdb", [("8.0.0.0/8", {"country": {"iso_code": "US"}})])
+    lines = checked(tmp_path, f"{shadows}geo: {{database: {database}}}\n")
+    assert "mirrors  100 % of the connections with geo:DE for a, captured only" in lines
 
 
 def test_a_disabled_shadow_is_valid_and_noted(tmp_path: Path) -> None:
     lines = checked(tmp_path, TEXT.replace("percentage", "enabled: false, percentage"))
-    assert "replays  GET, HEAD, OPTIONS to 198.51.100.1:80 (disabled)" in lines
-    assert lines[-1] == "note     shadow candidate is disabled: nothing will be mirrored"
+    assert "mirrors  2.5 % of the connections to shadow candidate (198.51.100.1:80) (disabled)" in lines
+    assert "replays  GET, HEAD, OPTIONS to candidate" in lines
+    assert lines[-1] == "note     shadow candidate is disabled: nothing will be mirrored to it"
+
+
+def test_what_is_allowed_and_hardly_meant_is_a_note(tmp_path: Path) -> None:
+    arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/candidate/0123456789abcdef"
+    lines = checked(tmp_path, TEXT.replace("percentage", f"shadowPoolArn: '{arn}', percentage"))
+    assert lines[-1].startswith("note     shadows.candidate.shadow_pool_arn: target groups are not looked up yet")
 
 
 def test_what_cannot_work_here(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from agent import cli
 from agent.errors import LoadError
 
-COMMANDS = ("run", "check", "doctor", "replay", "compare")
+COMMANDS = ("run", "check", "explain", "set", "enable", "disable", "status", "doctor", "replay", "compare")
 SHADOWTAP = Path(sys.executable).parent / "shadowtap"
 
 
@@ -70,7 +70,7 @@ def test_a_set_up_error_is_one_line(
 
 
 def raising(error: BaseException) -> object:
-    def run(config: object) -> int:
+    def run(config: object, path: Path) -> int:
         raise error
 
     return run
@@ -82,7 +82,7 @@ def test_how_a_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     path = tmp_path / "f.yaml"
     path.write_text("capture: {interface: lo, ports: [80]}\nshadows: {a: {}}\n")
     argv = ["run", "-c", str(path)]
-    monkeypatch.setattr(service, "run", lambda config: 1)
+    monkeypatch.setattr(service, "run", lambda config, path: 1)
     assert cli.main(argv) == 1
     monkeypatch.setattr(service, "run", raising(LoadError("not here: go there")))
     assert cli.main(argv) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import re
 import string
 from pathlib import Path
@@ -13,10 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import config
-from agent.capture.layout import CONTROL, Control
+from agent.capture.layout import CONTROL, PPM, Control
 from agent.config import Config, parse
 from agent.errors import ConfigError
 from agent.order import Order
+from agent.select.client_address import ClientAddress, client_address
+from agent.select.criteria import Always, Cidr, Criteria, Field, Geo, Head, Match, Not, Or
+from agent.select.language import write
+from agent.select.sampling import EVERYTHING, By
+from agent.select.superset import Wanted, make_selection
+from tests.agent.select import trees
 
 MINIMAL = "capture: {interface: eth0, ports: [80]}\nshadows: {candidate: {}}\n"
 ROOT = Path(__file__).parents[2]
@@ -42,8 +50,12 @@ def with_value(path: str, value: object) -> str:
 
 def test_what_is_not_said_has_a_default() -> None:
     found = parse(MINIMAL, "f.yaml")
-    name, shadow = found.shadow
+    ((name, shadow),) = found.shadows.items()
     assert (name, shadow.share_ppm, shadow.upstreams, shadow.sample_by) == ("candidate", 1_000_000, [], "connection")
+    assert (shadow.enabled, shadow.tree, shadow.sampling, shadow.group) == (True, Always(), (By.CONNECTION, ""), "")
+    assert found.windows == {"candidate": EVERYTHING}
+    assert (found.geo, found.client.settings, found.notes) == (None, ClientAddress(), [])
+    assert found.control is not None and found.control.socket == Path("/run/shadowtap/control.sock")
     assert (found.capture.workers, found.capture.ring_bytes, found.capture.attach) == (1, 4 << 20, "auto")
     assert found.metrics is not None and found.metrics.address == ("127.0.0.1", 9464)
     assert found.recording is None
@@ -74,7 +86,49 @@ def test_the_example_is_valid() -> None:
         ("shadows.candidate.timeout_s", 0, "shadows.candidate.timeout_s: input should be greater than 0 (found 0)"),
         ("shadows.candidate.methods", ["GET", "A B"], "shadows.candidate.methods: 'A B' is not an HTTP method"),
         ("shadows.candidate.methods", [""], "shadows.candidate.methods: '' is not an HTTP method"),
-        ("shadows.other", {}, "shadows: dictionary should have at most 1 item"),
+        ("shadows", {}, "shadows: dictionary should have at least 1 item"),
+        ("shadows", {f"s{n}": {} for n in range(9)}, "shadows: dictionary should have at most 8 items"),
+        ("shadows.candidate.mirrorPercentage", 101, "shadows.candidate.mirrorPercentage: input should be less than"),
+        ("shadows.candidate.mirrorCriteria", "geo", "shadows.candidate.mirrorCriteria: geo cannot stand like this"),
+        ("shadows.candidate.criteria", "header:", "shadows.candidate.criteria: header needs something directly"),
+        ("shadows.candidate.criteria", "", "shadows.candidate.criteria: no criteria: write random for every request"),
+        ("shadows.candidate.criteria", 7, "shadows.candidate.criteria: input should be a valid string (found 7)"),
+        ("shadows.candidate.criteria", {"type": "HEADER"}, "shadows.candidate.criteria: header cannot stand like this"),
+        ("shadows.candidate.criteria", {"type": "HEADER", "value": None}, "shadows.candidate.criteria: header cannot"),
+        (
+            "shadows.candidate.criteria",
+            {"type": "GEO", "value": False},
+            "shadows.candidate.criteria: `value` is no text",
+        ),
+        (
+            "shadows.candidate.criteria",
+            {"type": "GEO", "X": "US"},
+            "shadows.candidate.criteria: input should be a valid",
+        ),
+        ("shadows.candidate.criteria", {"type": "COUNTRY", "value": "US"}, "shadows.candidate.criteria: unknown pred"),
+        (
+            "shadows.candidate.criteria",
+            "geo:US",
+            "the file: shadows.candidate.criteria asks for a country: set geo.data",
+        ),
+        (
+            "shadows.candidate.sample_by",
+            "user",
+            "shadows.candidate.sample_by: give connection, client, request, header:",
+        ),
+        ("shadows.candidate.sample_by", "header", "shadows.candidate.sample_by: give header:NAME (found 'header')"),
+        ("shadows.candidate.sample_by", "cookie:", "shadows.candidate.sample_by: give cookie:NAME (found 'cookie:')"),
+        ("shadows.candidate.sample_by", "header:a b", "shadows.candidate.sample_by: give header:NAME"),
+        ("shadows.candidate.sample_by", "client:x", "shadows.candidate.sample_by: client takes no name"),
+        ("shadows.candidate.exclusive", "", "shadows.candidate.exclusive: give true, false or the name of a group"),
+        ("shadows.candidate.exclusive", 5, "shadows.candidate.exclusive: give true, false or the name of a group"),
+        ("shadows.candidate.shadowPoolArn", "arn:x", "shadows.candidate.shadowPoolArn: string should match pattern"),
+        ("geo", {}, "geo.database: missing; this key is required"),
+        ("client.source", "Forwarded", "client: client address from 'Forwarded': give connection, proxy_protocol or a"),
+        ("client.source", "a b", "client: client address from 'a b': give connection, proxy_protocol or a header"),
+        ("client.trusted", ["10.0.0.1/8"], "client: trusted proxy '10.0.0.1/8': 10.0.0.1/8 has host bits set: give a"),
+        ("control.socket", "a\0b", "control.socket: 'a\\x00b' cannot be a path"),
+        ("control.mode", 7, "control.mode: unknown key"),
         ("stop_timeout_s", float("inf"), "stop_timeout_s: input should be"),
         ("stop_timeout_s", 1e12, "stop_timeout_s: input should be"),
         ("metrics.listen", "0.0.0.0:9464", "metrics.listen: the metrics port is for this host only"),
@@ -93,6 +147,155 @@ def test_the_example_is_valid() -> None:
 def test_one_fault_is_one_line_with_place_and_cause(path: str, value: object, says: str) -> None:
     (line,) = refused(with_value(path, value))
     assert line.startswith(f"f.yaml: {says}")
+
+
+ARN = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/candidate-2/0123456789abcdef"
+
+
+def shadow(**settings: object) -> config.Shadow:
+    """One shadow, where there is geography."""
+    data = {**yaml.safe_load(MINIMAL), "shadows": {"a": settings}, "geo": {"database": "/x.mmdb"}}
+    return parse(yaml.safe_dump(data), "f.yaml").shadows["a"]
+
+
+def test_settings_may_be_written_as_elsewhere() -> None:
+    as_here = shadow(percentage=12.5, criteria="header:X-Shadow-Test", shadow_pool_arn=ARN)
+    value = {"type": "HEADER", "value": "X-Shadow-Test"}
+    there = shadow(mirrorPercentage=12.5, mirrorCriteria=value, shadowPoolArn=ARN, enabled=True)
+    assert there.model_dump() == {**as_here.model_dump(), "criteria": "HEADER:X-Shadow-Test"}
+    assert (there.tree, there.share_ppm, there.shadow_pool_arn) == (as_here.tree, 125_000, ARN)
+    assert shadow(mirror_percentage=1, mirror_criteria="random").share_ppm == 10_000
+
+
+@pytest.mark.parametrize(
+    ("criteria", "tree"),
+    [
+        ("RANDOM", Always()),
+        (" Random ", Always()),
+        ({"type": "RANDOM"}, Always()),
+        ({"type": "random", "value": None}, Always()),
+        ({"type": "GEO", "value": "US"}, Geo("US")),
+        ({"type": "Geo", "value": "europe"}, Geo("continent:EU")),
+        ("GEO:us", Geo("US")),
+        ({"type": "HEADER", "value": "X-Test"}, Head(Field.HEADER, "x-test", Match.PRESENT)),
+        ({"type": "header", "value": "X-Test=a*"}, Head(Field.HEADER, "x-test", Match.GLOB, "a*")),
+        ("HEADER:X-Test=yes", Head(Field.HEADER, "x-test", Match.EQUAL, "yes")),
+        ("Cidr:10.0.0.0/8 OR NOT Random", Or((Cidr(ipaddress.ip_network("10.0.0.0/8")), Not(Always())))),
+    ],
+)
+def test_criteria_in_both_forms_and_any_case(criteria: object, tree: Criteria) -> None:
+    assert shadow(criteria=criteria).tree == tree
+    assert shadow(mirrorCriteria=criteria).tree == tree
+
+
+def test_the_same_setting_in_two_ways_is_refused() -> None:
+    (line,) = refused(MINIMAL.replace("{}", "{percentage: 5, mirrorPercentage: 6}"))
+    assert line.startswith("f.yaml: shadows.candidate.mirrorPercentage: unknown key")
+
+
+@pytest.mark.parametrize(
+    ("text", "sampling"),
+    [
+        ("connection", (By.CONNECTION, "")),
+        ("Client", (By.CLIENT, "")),
+        (" REQUEST ", (By.REQUEST, "")),
+        ("header:X-User", (By.HEADER, "x-user")),
+        ("HEADER:x-user", (By.HEADER, "x-user")),
+        ("cookie:Session_Id", (By.COOKIE, "Session_Id")),
+    ],
+)
+def test_what_is_taken_as_a_whole(text: str, sampling: tuple[By, str]) -> None:
+    assert shadow(sample_by=text).sampling == sampling
+
+
+SHADOWS = """
+capture: {interface: eth0, ports: [80]}
+shadows:
+  one: {percentage: 10, exclusive: true}
+  two: {percentage: 20}
+  three: {percentage: 30.5, exclusive: true, enabled: false}
+  four: {percentage: 40, exclusive: group, sample_by: client}
+  five: {percentage: 59.5, exclusive: true}
+  six: {percentage: 60, exclusive: group, sample_by: CLIENT}
+"""
+
+
+def test_exclusive_windows_follow_each_other_within_their_group() -> None:
+    """One that is off keeps its place: nobody else's traffic changes when it is turned on."""
+    found = parse(SHADOWS, "f.yaml")
+    assert {name: tuple(window) for name, window in found.windows.items()} == {
+        "one": (0, 100_000), "two": (0, 200_000), "three": (100_000, 405_000), "four": (0, 400_000),
+        "five": (405_000, 1_000_000), "six": (400_000, 1_000_000),
+    }  # fmt: skip
+    assert list(found.shadows) == ["one", "two", "three", "four", "five", "six"], "in the file's order"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("59.5", "59.6", "shadows.five: the percentages of group 'true' come to more than 100"),
+        ("60,", "60.0001,", "shadows.six: the percentages of group 'group' come to more than 100"),
+        ("CLIENT", "connection", "shadows.six: all of group 'group' need the same sample_by"),
+        ("CLIENT", "header:X-A", "shadows.six: all of group 'group' need the same sample_by"),
+        ("59.5,", "59.5, sample_by: request,", "shadows.five: all of group 'true' need the same sample_by"),
+    ],
+)
+def test_an_exclusive_group_that_cannot_be(old: str, new: str, says: str) -> None:
+    assert old in SHADOWS
+    (line,) = refused(SHADOWS.replace(old, new))
+    assert line.startswith(f"f.yaml: the file: {says}")
+
+
+def test_a_group_of_the_same_header_in_any_case_is_one() -> None:
+    parse(SHADOWS.replace("client", "header:X-A").replace("CLIENT", "HEADER:x-a"), "f.yaml")
+    (line,) = refused(SHADOWS.replace("client", "header:X-A").replace("CLIENT", "header:X-B"))
+    assert "all of group 'group' need the same sample_by" in line
+
+
+percentages = st.lists(st.floats(0, 100) | st.sampled_from([33.3333, 33.33335, 0.00005, 50]), min_size=1, max_size=8)
+
+
+@given(percentages)
+def test_windows_of_a_group_never_overlap(shares: list[float]) -> None:
+    data = yaml.safe_load(MINIMAL)
+    data["shadows"] = {f"s{n}": {"percentage": share, "exclusive": True} for n, share in enumerate(shares)}
+    try:
+        found = parse(yaml.safe_dump(data), "f.yaml")
+    except ConfigError:
+        assert sum(shares) > 100 - 1e-4 * len(shares)
+        return
+    end = 0
+    for name, window in found.windows.items():
+        assert (window.from_ppm, window.to_ppm) == (end, end + found.shadows[name].share_ppm)
+        end = window.to_ppm
+    assert end <= 1_000_000
+
+
+def test_where_the_client_is_seen() -> None:
+    found = parse(MINIMAL + "client: {source: X-Forwarded-For, trusted: [10.0.0.0/8, '2001:db8::1']}\n", "f.yaml")
+    assert found.client.settings == client_address("x-forwarded-for", ["10.0.0.0/8", "2001:db8::1/128"])
+    assert parse(MINIMAL + "client: {source: PROXY_PROTOCOL}\n", "f.yaml").client.settings.source == "proxy_protocol"
+
+
+def test_the_control_socket_can_be_elsewhere_or_nowhere() -> None:
+    assert parse(MINIMAL + "control: null\n", "f.yaml").control is None
+    control = parse(MINIMAL + "control: {socket: /tmp/x.sock, group: adm}\n", "f.yaml").control
+    assert control is not None and (control.socket, control.group) == (Path("/tmp/x.sock"), "adm")
+
+
+def test_what_is_hardly_meant_is_noted() -> None:
+    text = f"""
+capture: {{interface: eth0, ports: [80], ring_kib: 64, workers: 2}}
+shadows: {{one: {{shadowPoolArn: '{ARN}'}}, two: {{}}}}
+recording: {{directory: /tmp/x, rotate_mib: 128, limit_mib: 1023}}
+"""
+    one, ring, recording = parse(text, "f.yaml").notes
+    assert one.startswith("shadows.one.shadow_pool_arn: target groups are not looked up yet")
+    assert ring.startswith("capture.ring_kib 64: ")
+    assert recording.startswith("recording.limit_mib 1023: ") and "give 1024 or more" in recording
+    assert len(parse(text.replace("1023", "1024"), "f.yaml").notes) == 2
+    found = parse(text, "f.yaml")
+    assert found.recording is not None and found.recording.limits(2)["directory_bytes"] == 1023 << 19
 
 
 def test_every_fault_is_told() -> None:
@@ -168,11 +371,15 @@ KEYS = [
     *(f"shadows.candidate.{name}" for name in config.Shadow.model_fields),
     *(f"recording.{name}" for name in config.Recording.model_fields),
     *(f"http.{name}" for name in config.Http.model_fields),
+    *(f"client.{name}" for name in config.Client.model_fields),
+    *(f"control.{name}" for name in config.Control.model_fields),
+    *(f"shadows.candidate.{name}" for name in ("mirrorPercentage", "mirrorCriteria", "shadowPoolArn")),
+    "geo.database",
     *(name for name in Config.model_fields),
 ]
 
 
-def check(text: str) -> Config | None:
+def check(text: str, key: str = "") -> Config | None:
     """Nothing but a ConfigError, each line of which begins with the place and goes on with a cause."""
     try:
         return parse(text, "f.yaml")
@@ -180,6 +387,7 @@ def check(text: str) -> Config | None:
         lines = str(error).split("\n")
         assert all(re.match(r"f\.yaml(:\d+:\d+)?: \S.*\S", line) for line in lines), lines
         assert all(line.isprintable() for line in lines), lines
+        assert all(re.match(rf"f\.yaml: ({key}): " if key else "", line) for line in lines), lines
         return None
 
 
@@ -214,6 +422,57 @@ def test_any_value_of_any_key_is_refused_or_usable(key: str, value: object) -> N
     CONTROL.pack(0, *control)
     assert Order.from_json(Order.of(found).as_json()) == Order.of(found)
     assert "\0" not in capture.interface + (found.user or "")
+    assert all(0 <= window.from_ppm <= window.to_ppm <= PPM for window in found.windows.values())
+    assert config.validated(found.model_dump(), "f.yaml") == found, "as a change at run time does it"
+
+
+pieces = st.sampled_from(
+    ["random", "header:", "X-A", "=", "~", '"', "(", ")", " ", "and", "or", "not", "geo:", "US", "cidr:", "10.0.0.0/8",
+     "::/0", "user-agent:", "curl/*", "cookie:", "query:", "path:", "host:", "method:", "[", "+", "\\", "\n", "\x85",
+     "é", "☃"]
+)  # fmt: skip
+texts = (
+    st.lists(pieces, max_size=12).map("".join)
+    | trees.criteria().map(write)
+    | st.text(max_size=20)
+    | st.text(st.sampled_from("()[]{}*+?|^$\\.ab"), max_size=12).map('header:A=~"{}"'.format)
+    | st.integers(0, 200).map(lambda depth: "not " * depth + "(" * depth + "random" + ")" * depth)
+    | st.integers(0, 80).map(lambda leaves: " or ".join(["geo:US"] * (leaves + 1)))
+)
+kinds = st.sampled_from(["HEADER", "GEO", "RANDOM", "header", "x", ""])
+criteria = texts | st.fixed_dictionaries({"type": kinds | scalars}, optional={"value": texts | scalars})
+sample_by = st.sampled_from(["client", "request", "header:X", "cookie:id", "HEADER:", "header:é", ":", "client:x"])
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "b", "c-1", "-", "A"]),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "criteria": criteria,
+                "mirrorCriteria": criteria,
+                "percentage": st.sampled_from([0, 10, 60, 100]) | scalars,
+                "sample_by": sample_by | texts,
+                "exclusive": st.booleans() | st.sampled_from(["x", "y"]) | scalars,
+                "enabled": st.booleans(),
+            },
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.booleans(),
+)
+def test_any_criteria_of_any_shadows_are_refused_or_usable(shadows: dict[str, Any], geo: bool) -> None:
+    data: Any = {**yaml.safe_load(MINIMAL), "shadows": shadows} | ({"geo": {"database": "x"}} if geo else {})
+    found = check(yaml.safe_dump(data, sort_keys=False), r"shadows(\.[a-cA1-]+(\.\w+)?)?|the file")
+    if found is None:
+        return
+    assert Order.from_json(json.loads(json.dumps(Order.of(found).as_json()))) == Order.of(found)
+    assert list(found.windows) == list(shadows)
+    assert geo or not Order.of(found).needs_geography
+    make_selection([Wanted(shadow.tree, found.windows[name]) for name, shadow in found.shadows.items()])
 
 
 tags = st.sampled_from(["int", "float", "bool", "null", "timestamp", "binary", "set", "omap", "pairs", "str", "seq"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -14,7 +15,10 @@ import pytest
 from agent import crew as module
 from agent.crew import Crew
 from agent.errors import LoadError
-from agent.order import Order
+from agent.order import Order, ShadowOrder
+from agent.select.choice import Rule, rule_from_json
+from agent.select.language import parse
+from agent.select.sampling import By, Window
 
 ORDER, MARK, RING_BYTES = Order(ports=(80,)), 7, 4096
 WORKER = """
@@ -28,7 +32,7 @@ def report(final=False):
     account = {"seen": seen, "replayed": seen - 3, "incomplete": {}, "skipped": {"method": 1}, "dropped": {},
                "answers": {"ok": seen - 3}}
     flows = {"segments": seen, "open": 5}
-    report = {"worker": order["worker"], "final": final, "account": account, "flows": flows}
+    report = {"worker": order["worker"], "final": final, "accounts": {"candidate": account}, "flows": flows}
     channel.send(json.dumps(report).encode())
 report()
 while message := channel.recv(65536):
@@ -90,11 +94,55 @@ def started(crew: Crew) -> Crew:
 def test_accounts_are_added_up(crew: Crew) -> None:
     started(crew)
     assert [worker.report["worker"] for worker in crew.workers] == [0, 1]
-    account = crew.account()
+    account = crew.accounts()["candidate"]
     assert (account.seen, account.replayed, account.skipped, account.in_flight) == (20, 14, {"method": 2}, 4)
     crew.workers[1].tell({"kernel": {}})
-    hear(crew.workers[1], lambda: crew.workers[1].report["account"]["seen"] == 20)
-    assert crew.account().seen == 30
+    hear(crew.workers[1], lambda: crew.workers[1].report["accounts"]["candidate"]["seen"] == 20)
+    assert crew.accounts()["candidate"].seen == 30
+
+
+def test_each_shadow_has_its_own_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = '"accounts": {"candidate": account, "other": {**account, "skipped": {"criteria": 2}}}'
+    script = WORKER.replace('"accounts": {"candidate": account}', other)
+    assert script != WORKER
+    monkeypatch.setattr(module, "_start", starting(worker_start=script))
+    crew = started(made_of([0, 0]))
+    accounts = crew.accounts()
+    assert {name: account.skipped for name, account in accounts.items()} == {
+        "candidate": {"method": 2}, "other": {"criteria": 4},
+    }  # fmt: skip
+    dead = crew.workers[0]
+    dead.tell({"die": True})
+    hear(dead, lambda: not dead.listen())
+    crew.give_up(dead)
+    after = crew.accounts()
+    assert {name: (account.seen, account.dropped) for name, account in after.items()} == {
+        "candidate": (20, {"worker_died": 2}), "other": (20, {"worker_died": 1}),
+    }  # fmt: skip
+    crew.end()
+
+
+def test_rules_reach_every_worker_and_those_that_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker's report says what it was told last."""
+    script = WORKER.replace("def report(", "told = order['order']['shadows']\ndef report(", 1)
+    script = script.replace('"flows": flows}', '"flows": flows, "told": json.dumps(told)}', 1)
+    script = script.replace("    what = json.loads(message)\n", "    what = json.loads(message)\n    told = what\n", 1)
+    monkeypatch.setattr(module, "_start", starting(worker_start=script))
+    order = replace(ORDER, shadows=(ShadowOrder("one"), ShadowOrder("other", upstreams=("192.0.2.1:80",))))
+    crew = started(made_of([0, 0], order))
+    rules = [Rule(enabled=False), Rule(criteria=parse("header:X-Test"), window=Window(0, 10_000), by=By.CLIENT)]
+    crew.change_rules(rules)
+    for worker in crew.workers:
+        hear(worker, lambda worker=worker: "rules" in worker.report["told"])
+        assert [rule_from_json(rule) for rule in json.loads(worker.report["told"])["rules"]] == rules
+    dead = crew.workers[1]
+    dead.tell({"die": True})
+    hear(dead, lambda: not dead.listen())
+    fresh = crew.replace(dead)
+    hear(fresh, lambda: fresh.report)
+    told = [ShadowOrder.from_json(shadow) for shadow in json.loads(fresh.report["told"])]
+    assert told == [replace(shadow, rule=rule) for shadow, rule in zip(order.shadows, rules, strict=True)]
+    crew.end()
 
 
 def test_a_dead_worker_is_replaced_and_its_account_kept(crew: Crew) -> None:
@@ -104,16 +152,16 @@ def test_a_dead_worker_is_replaced_and_its_account_kept(crew: Crew) -> None:
     hear(dead, lambda: not dead.listen())
     fresh = crew.replace(dead)
     assert (crew.restarts, crew.workers[0]) == (1, fresh)
-    before = crew.account()
+    before = crew.accounts()["candidate"]
     assert (before.seen, before.dropped, before.in_flight) == (20, {"worker_died": 2}, 2)
     hear(fresh, lambda: fresh.report)
-    assert crew.account().seen == 30
+    assert crew.accounts()["candidate"].seen == 30
     assert crew.events()["flows"] == {"segments": 30, "open": 10}  # counters are kept, connections are gone with it
     fresh.tell({"die": True})
     hear(fresh, lambda: not fresh.listen())
     crew.give_up(fresh)
-    assert crew.account().dropped == {"worker_died": 4}
-    assert crew.account().seen == 30
+    assert crew.accounts()["candidate"].dropped == {"worker_died": 4}
+    assert crew.accounts()["candidate"].seen == 30
     assert crew.restarts == 1
     assert crew.workers[0].channel.fileno() == -1
 
@@ -133,8 +181,8 @@ def test_several_reports_at_once_are_one(crew: Crew) -> None:
     worker = crew.workers[0]
     for _ in range(5):
         worker.tell({"kernel": {}})
-    hear(worker, lambda: worker.report["account"]["seen"] == 60)
-    assert worker.account.seen == 60
+    hear(worker, lambda: worker.report["accounts"]["candidate"]["seen"] == 60)
+    assert worker.accounts["candidate"].seen == 60
 
 
 def test_the_keeper_starts_only_when_there_is_something_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +227,8 @@ def test_end_kills_what_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None
 
 def with_upstreams(name: str) -> Order:
     """As many upstreams as are allowed."""
-    return replace(ORDER, upstreams=tuple(f"shadow-{n:04}.{name}.example:80" for n in range(1024)))
+    upstreams = tuple(f"shadow-{n:04}.{name}.example:80" for n in range(1024))
+    return replace(ORDER, shadows=(replace(ORDER.shadows[0], upstreams=upstreams),))
 
 
 def test_an_order_with_many_upstreams_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.mirror import Mirror, Selector
+from agent.mirror import Mirror
+from agent.select.choice import Choice, Rule
+from agent.select.client_address import ClientAddress
+from agent.select.language import parse
 from replay.exchange import Answer, Dropped, Exchange, Fate, Incomplete, Outcome, Request, Skipped
 from tests.replay.examples import failed_outcome, make_exchange, make_outcome, make_request, make_response
 
@@ -29,12 +32,17 @@ class Sender:
         return self.refuse
 
 
-class Stage:
-    """A mirror, its sender, and what it recorded."""
+def choice(**rule: object) -> Choice:
+    """Everything is taken but what `rule` says."""
+    return Choice(Rule(**{"methods": METHODS, "mark": MARK, **rule}), 0, ClientAddress(), in_kernel=True)
 
-    def __init__(self, *, dry_run: bool = False) -> None:
+
+class Stage:
+    """A mirror, its sender, and the exchanges it recorded."""
+
+    def __init__(self, *, dry_run: bool = False, **rule: object) -> None:
         self.recorded: list[Exchange] = []
-        self.mirror = Mirror(Selector(METHODS, MARK, dry_run=dry_run), self.recorded.append)
+        self.mirror = Mirror(choice(dry_run=dry_run, **rule), lambda trial: self.recorded.append(trial.exchange))
         self.sender = Sender()
         self.mirror.sender = None if dry_run else self.sender
         self.seen = 0
@@ -57,12 +65,13 @@ def test_a_request_is_recorded_when_both_sides_are_final(first: str) -> None:
     stage, exchange, outcome = Stage(), an_exchange(), make_outcome()
     stage.ready(exchange)
     assert stage.mirror.account.in_flight == 1
-    steps = [lambda: stage.mirror.answered(exchange, outcome), lambda: stage.finished(exchange)]
+    steps = [lambda: stage.mirror.answered(exchange.trials[0], outcome), lambda: stage.finished(exchange)]
     for step in steps if first == "answer" else reversed(steps):
         assert stage.recorded == []
         step()
     assert stage.recorded == [exchange]
-    assert (exchange.fate, exchange.outcome) == (Fate.REPLAYED, outcome)
+    (trial,) = exchange.trials
+    assert (trial.fate, trial.outcome) == (Fate.REPLAYED, outcome)
     account = stage.mirror.account
     assert (account.seen, account.replayed, account.answers, account.in_flight) == (1, 1, {"ok": 1}, 0)
 
@@ -84,14 +93,14 @@ def test_who_is_skipped(method: str, headers: bytes, why: Skipped | None) -> Non
     stage, exchange = Stage(), an_exchange(method, headers)
     stage.ready(exchange)
     stage.finished(exchange)
-    assert exchange.reason == (why or "")
+    assert exchange.trials[0].reason == (why or "")
     assert stage.mirror.account.skipped == ({why: 1} if why else {})
     assert len(stage.recorded) == (why is not None)
     assert len(stage.sender.taken) == (why is None)
 
 
 def test_without_a_mark_nothing_is_shadow_traffic() -> None:
-    assert Selector(METHODS, b"")(an_exchange()) is None
+    assert choice(mark=b"")(an_exchange()) is None
 
 
 def test_a_dry_run_skips_everything() -> None:
@@ -106,7 +115,7 @@ def test_what_is_not_whole_is_incomplete() -> None:
     assert cut.request is not None
     cut.request = cut.request._replace(body_bytes=9)
     stage.ready(cut)
-    assert (cut.fate, cut.incomplete, stage.sender.taken) == (Fate.INCOMPLETE, Incomplete.BODY_LIMIT, [])
+    assert (cut.trials[0].fate, cut.incomplete, stage.sender.taken) == (Fate.INCOMPLETE, Incomplete.BODY_LIMIT, [])
     orphan = make_exchange(None, make_response(), incomplete=Incomplete.REQUEST_LOST)
     headless = make_exchange(None, None, incomplete=Incomplete.GAP)
     stage.finished(cut, orphan, headless, new=2)
@@ -123,13 +132,13 @@ def test_drops_at_once_and_later() -> None:
     stage.ready(other)
     stage.finished(one, other)
     assert stage.recorded == [one]
-    stage.mirror.answered(other, Dropped.SHUTDOWN)
+    stage.mirror.answered(other.trials[0], Dropped.SHUTDOWN)
     assert stage.recorded == [one, other]
     assert stage.mirror.account.dropped == {"queue_full": 1, "shutdown": 1}
 
 
 def test_it_works_without_a_recorder() -> None:
-    mirror, exchange = Mirror(Selector(METHODS, MARK)), an_exchange()
+    mirror, exchange = Mirror(choice()), an_exchange()
     mirror.take([exchange], [exchange], 1)
     assert mirror.account.skipped == {"dry_run": 1}
 
@@ -164,4 +173,37 @@ def test_any_order_of_events(seed: int, count: int) -> None:
         assert account.answers.total() == account.replayed
     assert {id(e) for e in stage.recorded} == {id(e) for e in everyone}
     assert len(stage.recorded) == len(everyone) == stage.mirror.account.seen
-    assert all(exchange.fate is not None and exchange.finished for exchange in everyone)
+    assert all(trial.fate is not None and trial.finished for exchange in everyone for trial in exchange.trials)
+
+
+def test_what_was_never_meant_for_the_shadow_is_counted_and_not_recorded() -> None:
+    for rule, why in (
+        ({"criteria": parse("header:X-Test")}, Skipped.CRITERIA),
+        ({"enabled": False}, Skipped.DISABLED),
+    ):
+        stage, exchange = Stage(**rule), an_exchange()
+        stage.ready(exchange)
+        stage.finished(exchange)
+        assert stage.mirror.account.skipped == {why: 1}
+        assert stage.recorded == []
+
+
+def test_several_mirrors_decide_and_record_for_themselves() -> None:
+    recorded: list[tuple[int, Exchange]] = []
+    senders = [Sender(), Sender()]
+    mirrors = [
+        Mirror(choice(), lambda trial: recorded.append((0, trial.exchange)), 0),
+        Mirror(choice(criteria=parse("method:HEAD")), lambda trial: recorded.append((1, trial.exchange)), 1),
+    ]
+    for mirror, sender in zip(mirrors, senders, strict=True):
+        mirror.sender = sender
+    get, head, lost = an_exchange(), an_exchange("HEAD"), make_exchange(None, None, incomplete=Incomplete.GAP)
+    for mirror in mirrors:
+        mirror.take([get, head], [get, head, lost], 3)
+    assert [len(sender.taken) for sender in senders] == [2, 1]
+    for mirror, sender in zip(mirrors, senders, strict=True):
+        for token in sender.taken:
+            mirror.answered(token, make_outcome())
+    assert recorded == [(0, lost), (1, lost), (0, get), (0, head), (1, head)]
+    assert [mirror.account.as_dict()["in_flight"] for mirror in mirrors] == [0, 0]
+    assert mirrors[1].account.skipped == {"criteria": 1} and mirrors[0].account.replayed == 2

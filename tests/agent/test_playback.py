@@ -111,6 +111,34 @@ def test_a_share_takes_the_connections_that_the_kernel_would(
     assert everything["account"]["seen"] == REQUESTS
 
 
+@pytest.mark.parametrize(
+    ("criteria", "wanted"),
+    [("method:GET", REQUESTS), ("not method:GET", 0), ("cidr:192.0.2.80", 0), ("random", REQUESTS)],
+)
+def test_criteria_choose_among_the_requests(replay: Replay, capture: Path, criteria: str, wanted: int) -> None:
+    _, result = replay(capture, "--dry-run", "--criteria", criteria)
+    account = result["account"]
+    assert {"dry_run": wanted, "criteria": REQUESTS - wanted} == {"dry_run": 0, "criteria": 0, **account["skipped"]}
+    assert closes(account)
+
+
+def test_a_share_of_requests_takes_some_of_each_connection(replay: Replay, capture: Path) -> None:
+    _, result = replay(capture, "--dry-run", "--percentage", 50, "--sample-by", "request")
+    account = result["account"]
+    assert account["seen"] == REQUESTS and closes(account)
+    assert abs(account["skipped"]["unsampled"] - REQUESTS / 2) < 60
+    _, again = replay(capture, "--dry-run", "--percentage", 50, "--sample-by", "request")
+    assert again["account"] == account
+
+
+def test_a_share_of_clients_is_one_of_all_their_connections(replay: Replay, capture: Path, tmp_path: Path) -> None:
+    replay(capture, "--dry-run", "--export", tmp_path / "all.jsonl")
+    rows = [json.loads(line)["client"].rpartition(":")[0] for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    taken = sum(sampling.sampled(sampling.client_hash(client, 5), 500_000) for client in rows)
+    _, result = replay(capture, "--dry-run", "--percentage", 50, "--sample-by", "client", "--seed", 5)
+    assert result["account"]["skipped"].get("dry_run", 0) == taken
+
+
 def _key(client: str) -> bytes:
     host, _, port = client.rpartition(":")
     address = bytes(map(int, host.split(".")))
@@ -141,6 +169,10 @@ def test_production_is_never_the_shadow(capture: Path, capsys: pytest.CaptureFix
         (["--to", "h:1", "--max-connections", "0"], "--max-connections"),
         (["--dry-run", "--body-limit=-1"], "--body-limit"),
         (["--dry-run", "--seed=-1"], "--seed"),
+        (["--dry-run", "--criteria", "header:"], "--criteria: header needs something"),
+        (["--dry-run", "--criteria", "geo:US"], "--geo-database FILE"),
+        (["--dry-run", "--criteria", "geo:US", "--geo-database", "/nowhere/x"], "/nowhere/x: No such file"),
+        (["--dry-run", "--sample-by", "header"], "--sample-by header: give header:NAME"),
     ],
 )
 def test_wrong_options_are_one_line(

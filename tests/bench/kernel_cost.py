@@ -8,17 +8,16 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from agent.capture import kernel
-from agent.capture.layout import PPM, Control
+from agent.capture.layout import PPM
 from agent.capture.ring import Ring
 from agent.capture.tap import Tap, TapOrder, order_for
-from agent.select import sampling
 from tests.bench.figures import Figure, Plan, progress
+from tests.bpf.selections import arm, select, wanted
 
 RING_BYTES = 4 << 20  # the default
 LEASE_NS = 600_000_000_000
 RUNS = 100_000
 RUNS_COPIED = 2000  # as many as fit the ring
-SEED = 1
 ONE_PERCENT = PPM // 100
 PUSH_ACK, ACK = 0x18, 0x10
 
@@ -81,8 +80,8 @@ def measure(plan: Plan) -> list[Figure]:
 
 def cost_ns(tap: Tap, ring: Ring, case: Case) -> float:
     """Mean of one series; the ring is empty before it."""
-    control = Control(SEED, 0, 0, case.share_ppm, sampling.SampleBy.CONNECTION, 1, 0, 65535, 65535)
-    tap.arm(control, LEASE_NS)
+    select(tap, wanted(ppm=case.share_ppm))
+    arm(tap, workers=1, lease_ns=LEASE_NS)
     while ring.read():
         pass
     before = tap.counters()

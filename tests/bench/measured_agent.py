@@ -32,16 +32,18 @@ class Setup:
     percentage: float = 100.0
     replay: bool = True
     recording: bool = True
+    criteria: str = "random"
     capture: dict[str, Any] = field(default_factory=dict)
 
     def config(self, lab: Lab, recordings: Path) -> dict[str, Any]:
         """The configuration file's content."""
-        shadow: dict[str, Any] = {"percentage": self.percentage}
+        shadow: dict[str, Any] = {"percentage": self.percentage, "criteria": self.criteria}
         if self.replay:
             shadow["upstreams"] = [lab.shadow_upstream]
         config: dict[str, Any] = {
             "capture": {"interface": "front", "ports": [80], **self.capture},
             "shadows": {"candidate": shadow},
+            "control": {"socket": f"{recordings}.sock"},
         }
         if self.recording:
             config["recording"] = {"directory": str(recordings)}
@@ -90,6 +92,7 @@ class MeasuredAgent:
 
     def __init__(self, lab: Lab, setup: Setup) -> None:
         self.recordings = recordings = lab.directory / f"recordings-{time.monotonic_ns()}"
+        self.control = recordings.with_name(f"{recordings.name}.sock")
         config = lab.directory / "bench.yaml"
         config.write_text(json.dumps(setup.config(lab, recordings)))
         argv: list[str | Path] = [SHADOWTAP, "run", "-c", config]

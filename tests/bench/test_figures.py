@@ -6,12 +6,13 @@ import json
 import os
 
 from agent.capture.layout import Counters
-from agent.service import account_lines
+from agent.summary import account_lines
 from replay.account import Account
 from tests.bench import processes
 from tests.bench.figures import Figure, Target, medians
-from tests.bench.kernel_cost import SEED, cases
+from tests.bench.kernel_cost import cases
 from tests.bench.measured_agent import parse_ending
+from tests.bpf.selections import SEED
 
 AT_MOST, AT_LEAST = Target("at most", 80), Target("at least", 0.85)
 
@@ -48,7 +49,7 @@ def test_the_printed_account_is_read_back() -> None:
     account.skipped["method"] = 5
     account.dropped["queue_full"] = 13
     kernel = Counters(*([0] * len(Counters._fields)))._replace(copied=60, ring_full=2, lost_to_server=1)
-    ending = parse_ending("\n".join(account_lines(account, kernel)))
+    ending = parse_ending("\n".join(account_lines({"candidate": account}, kernel)))
     assert ending.fates == {
         "seen": 30, "replayed": 12, "incomplete": 0, "skipped": 5, "dropped": 13, "in flight": 0,
     }  # fmt: skip

@@ -6,19 +6,42 @@ from pathlib import Path
 
 import pytest
 
-from agent.capture import layout
+from agent.capture import layout, segment
+from agent.select import automaton, prefixes
 
 ROOT = Path(__file__).parents[2]
+STRUCTS = ("segment_event", "control", "counters", "window", "selection", "flow_state")
+VALUES = {
+    "KEY_V4_BYTES": segment.KEY_V4_BYTES,
+    "KEY_V6_BYTES": segment.KEY_V6_BYTES,
+    "PPM": layout.PPM,
+    "SHADOWS_MAX": layout.SHADOWS_MAX,
+    "ADDRESS_MASKS": layout.MASKS,
+    "HEAD_MASKS": layout.MASKS,
+    "STATES_MAX": layout.STATES_MAX,
+    "CLASSES_MAX": layout.CLASSES_MAX,
+    "SCAN_MAX_BYTES": layout.SCAN_MAX_BYTES,
+    "STATE_MASK": automaton.STATE_MASK,
+    "HAS_OUTPUT": automaton.OUTPUTS_FLAG,
+    "HEAD_TESTS": (1 << layout.TESTS_MAX) - 1,
+    "HEAD_END": automaton.HEAD_END,
+    "REQUEST_LINE": automaton.REQUEST_LINE,
+    "LENGTH_NAME": automaton.LENGTH_NAME,
+    "LENGTH_DIGIT": automaton.LENGTH_DIGIT,
+    "STICKY": automaton.STICKY,
+    "FOLD": automaton.FOLD,
+}
 PROGRAM = r"""
 #include <stddef.h>
 #include <stdio.h>
 #include "event.h"
 #define SIZE(type, field) sizeof(((struct type *)0)->field)
+#define SHOW_ALL(type) printf(#type " %zu\n", sizeof(struct type))
+#define SHOW_VALUE(name) printf("#" #name " %llu\n", (unsigned long long)(name))
 #define SHOW(type, field) printf(#type "." #field " %zu %zu\n", offsetof(struct type, field), SIZE(type, field))
 int main(void)
 {
 	SHOWS
-	printf("segment_event %zu\n", sizeof(struct segment_event));
 	return 0;
 }
 """
@@ -26,14 +49,16 @@ int main(void)
 
 def fields(struct: str) -> list[str]:
     text = re.search(rf"struct {struct} {{(.*?)}};", (ROOT / "bpf/event.h").read_text(), re.DOTALL).group(1)
-    return re.findall(r"__u\d+ (\w+)(?:\[\w+\])?;", text)
+    return re.findall(r"(?:__u\d+|struct \w+) (\w+)(?:\[\w+\])?;", text)
 
 
 @pytest.fixture(scope="module")
 def offsets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int]]:
-    """(offset, size) of every field as the C compiler lays it out, with padding an error."""
+    """(offset, size) of every field as the C compiler lays it out, with padding an error; of a struct, its size twice;
+    of "#NAME", the value twice."""
     directory = tmp_path_factory.mktemp("layout")
-    shows = "".join(f"SHOW({s}, {f});" for s in ("segment_event", "control", "counters") for f in fields(s))
+    shows = "".join(f"SHOW({s}, {f});" for s in STRUCTS for f in fields(s))
+    shows += "".join(f"SHOW_ALL({s});" for s in STRUCTS) + "".join(f"SHOW_VALUE({name});" for name in VALUES)
     (directory / "show.c").write_text(PROGRAM.replace("SHOWS", shows))
     subprocess.run(
         ["gcc", "-Wall", "-Wpadded", "-Werror", f"-I{ROOT / 'bpf'}", "show.c", "-o", "show"], cwd=directory, check=True
@@ -72,3 +97,43 @@ def test_named_fields_are_the_same_in_the_same_order(
         assert offset == expected, name
         expected += size
     assert expected == format_struct.size
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_constants_are_the_same(offsets: dict[str, tuple[int, int]], name: str) -> None:
+    assert offsets[f"#{name}"][0] == VALUES[name]
+
+
+def test_limits_in_python_agree_with_each_other() -> None:
+    assert (automaton.STATES_MAX, automaton.CLASSES_MAX) == (layout.STATES_MAX, layout.CLASSES_MAX)
+    assert automaton.ATOMS_MAX == prefixes.MAX_ATOMS == layout.TESTS_MAX
+    assert automaton.STATE_MASK & automaton.OUTPUTS_FLAG == 0
+
+
+@pytest.mark.parametrize("struct", STRUCTS)
+def test_there_is_no_padding(offsets: dict[str, tuple[int, int]], struct: str) -> None:
+    at = 0
+    for name in fields(struct):
+        offset, size = offsets[f"{struct}.{name}"]
+        assert offset == at, name
+        at += size
+    assert offsets[struct][0] == at
+
+
+def test_a_selection_is_where_python_writes_it(offsets: dict[str, tuple[int, int]]) -> None:
+    numbers = ["shadows", "by_client", "addressed", "headed"]
+    assert fields("selection") == [*numbers, "windows", *layout.SELECTION_TABLES]
+    assert [offsets[f"selection.{name}"] for name in numbers] == [(0, 4), (4, 4), (8, 4), (12, 4)]
+    assert (fields("window"), offsets["window"][0]) == (["from_ppm", "to_ppm"], 8)
+    assert offsets["selection.windows"] == (16, 8 * layout.SHADOWS_MAX)
+    assert layout.SELECTION_HEAD.format == f"<IIII{2 * layout.SHADOWS_MAX}I"
+    for name, place in layout.SELECTION_TABLES.items():
+        assert offsets[f"selection.{name}"] == place, name
+    assert offsets["selection"][0] == layout.SELECTION_BYTES
+    assert layout.SELECTION_BYTES % 8 == 0, "elements of an array map lie so far apart"
+
+
+def test_the_words_that_are_written_alone_are_where_python_writes_them(offsets: dict[str, tuple[int, int]]) -> None:
+    assert offsets["control.lease_until_ns"] == (0, 8)
+    assert offsets["control.set"] == (layout.CONTROL_SET_AT, 4)
+    assert offsets["control.enabled"] == (layout.CONTROL_ENABLED_AT, 4)

@@ -12,23 +12,17 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from agent.capture import kernel
-from agent.capture.layout import PPM, Control
 from agent.capture.ring import Ring
 from agent.capture.segment import Segment, source
 from agent.capture.tap import Tap, TapOrder, order_for
 from agent.select import sampling
+from tests.bpf.selections import SEED, arm, select, wanted
 
 pytestmark = pytest.mark.root
 PASS = -1
 RING_BYTES = 1 << 18
 WORKERS = 3
-SEED = 12345
 INGRESS, EGRESS = 0, 1
-
-
-def control(ppm: int = PPM, **changes: int) -> Control:
-    base = Control(SEED, 0, 0, ppm, sampling.SampleBy.CONNECTION, WORKERS, 0, 65535, 65535)
-    return base._replace(**changes)
 
 
 def ether(**fields: object) -> Packet:
@@ -70,7 +64,8 @@ def loaded() -> Iterator[Bench]:
 @pytest.fixture
 def bench(loaded: Bench) -> Bench:
     loaded.tap.watch([80, 8080])
-    loaded.tap.arm(control(), 60_000_000_000)
+    select(loaded.tap)
+    arm(loaded.tap, WORKERS)
     for ring in loaded.rings:
         ring.read(1 << 20)
     return loaded
@@ -151,7 +146,7 @@ def test_ethernet_padding_is_not_payload(bench: Bench) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 1000, 60_000])
 def test_the_copy_limit_cuts_and_says_so(bench: Bench, size: int) -> None:
-    bench.tap.arm(control(request_limit=size), 60_000_000_000)
+    arm(bench.tap, WORKERS, request_limit=size)
     (segment,) = bench.run(ether() / tcp4(b"y" * 1200))
     assert segment.length == 1200
     assert segment.payload == b"y" * min(size, 1200)
@@ -172,7 +167,7 @@ def test_nothing_is_copied_without_a_lease(bench: Bench) -> None:
     packet = ether() / tcp4(b"x")
     bench.tap.stop()
     assert bench.counted(packet) == {"lease_over": 1}
-    bench.tap.arm(control(), 0)
+    arm(bench.tap, WORKERS, lease_ns=0)
     assert bench.counted(packet) == {"lease_over": 1}
 
 
@@ -191,7 +186,7 @@ def test_a_full_ring_is_counted_and_the_packet_goes_on(bench: Bench) -> None:
 
 
 def test_the_budget_limits_copies_a_second(bench: Bench) -> None:
-    bench.tap.arm(control(budget_packets=10), 60_000_000_000)
+    arm(bench.tap, WORKERS, budget_packets=10)
     seen = bench.counted(ether() / tcp4(b"x"), repeat=100)
     assert seen["copied"] in (10, 20)  # 20 when a second began in between
     assert seen["copied"] + seen["over_budget"] == 100
@@ -216,10 +211,10 @@ def test_python_computes_the_kernels_hash(bench: Bench) -> None:
     for _ in range(300):
         packet, hook = random_packet(rng)
         ppm = rng.choice((500_000, 100_000, 3_000))
-        bench.tap.arm(control(), 60_000_000_000)
+        select(bench.tap)
         everything = by_ring(bench, packet, hook)
         ((worker, segment),) = everything
-        bench.tap.arm(control(ppm), 60_000_000_000)
+        select(bench.tap, wanted(ppm=ppm))
         sampled = by_ring(bench, packet, hook)
         expected = sampling.flow_hash(segment.key, SEED)
         assert worker == sampling.worker_of(expected, WORKERS)
@@ -232,7 +227,7 @@ def by_ring(bench: Bench, packet: Packet, hook: int) -> list[tuple[int, Segment]
 
 
 def test_clients_are_sampled_as_a_whole(bench: Bench) -> None:
-    bench.tap.arm(control(500_000, sample_by=sampling.SampleBy.CLIENT), 60_000_000_000)
+    select(bench.tap, wanted(ppm=500_000, by_client=True))
     rng = random.Random(2)
     for client in range(40):
         address = f"10.3.{rng.randrange(256)}.{client}"

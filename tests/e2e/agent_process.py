@@ -197,14 +197,19 @@ class Agent:
         def there() -> Metrics | None:
             now = self.metrics()
             seen = now.get("requests_seen_total", shadow="candidate")
-            return now if seen >= count and now.get("requests_in_flight") == 0 else None
+            return now if seen >= count and not now.by("requests_in_flight", "shadow") else None
 
         found: Metrics = until(there, what=f"{count} requests are seen and none is in flight")
         return found
 
-    def await_metric(self, name: str, value: float) -> None:
-        """Wait until a metric without labels has this value."""
-        until(lambda: self.metrics().get(name) == value, what=f"{name} is {value}")
+    def control(self, *words: str) -> str:
+        """A command over the control socket, as a user types it; what it prints."""
+        argv = [SHADOWTAP, *words, "--socket", self.settings["control"]["socket"]]
+        return self.lab.run_in("lb", argv).stdout
+
+    def await_metric(self, name: str, value: float, **labels: str) -> None:
+        """Wait until a metric has this value."""
+        until(lambda: self.metrics().get(name, **labels) == value, what=f"{name} is {value}")
 
     # Ending it
 
@@ -228,6 +233,7 @@ def base_settings(lab: Lab, recording: Path) -> Settings:
         "capture": {"interface": "front", "ports": [80]},
         "shadows": {"candidate": {"percentage": 100, "upstreams": [lab.shadow_upstream]}},
         "recording": {"directory": str(recording)},
+        "control": {"socket": str(recording) + ".sock"},
     }
 
 

@@ -135,7 +135,7 @@ def test_a_killed_worker_is_replaced_and_its_requests_are_accounted_for(lab: Lab
         first = agent.children()["worker0"]
         with hung_shadow(lab):
             lab.requests(40)
-            agent.await_metric("requests_in_flight", 40)
+            agent.await_metric("requests_in_flight", 40, shadow="candidate")
             with production_goes_on(lab, 1):
                 kill(first)
                 agent.await_line("worker 0 died")

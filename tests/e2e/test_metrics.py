@@ -29,7 +29,7 @@ def account_of(metrics: Metrics) -> Account:
             **{n: metrics.by(f"requests_{n}_total", "reason") for n in ("incomplete", "skipped", "dropped")},
         }
     )
-    assert found.in_flight == metrics.get("requests_in_flight")
+    assert found.in_flight == metrics.get("requests_in_flight", shadow="candidate")
     return found
 
 
@@ -60,7 +60,7 @@ def test_the_last_scrape_is_the_account(lab: Lab, workers: int) -> None:
     assert 0 < metrics.get("ring_high_water_bytes") < workers * (4 << 20)
     assert metrics.get("worker_cpu_seconds_total") > 0
     assert 0.5 < metrics.get("memory_bytes") / memory < 2
-    assert metrics.get("sampled_ratio") == 1
+    assert metrics.get("sampled_ratio", shadow="candidate") == 1
     assert metrics.get("unmarked_sockets_total") == 0
 
 
@@ -85,7 +85,7 @@ def test_what_waits_is_shown_while_it_waits(lab: Lab) -> None:
     limits = {"max_connections": 2, "queue_entries": 30, "queue_timeout_s": 60, "timeout_s": 60}
     with running(lab, {"shadows": {"candidate": limits}, "stop_timeout_s": 0.2}) as agent, hung_shadow(lab):
         lab.requests(50)
-        agent.await_metric("requests_in_flight", 32)
+        agent.await_metric("requests_in_flight", 32, shadow="candidate")
         metrics = agent.metrics()
         ended = agent.stop()
     assert (metrics.get("queue_requests"), metrics.get("connections_open")) == (30, 2)

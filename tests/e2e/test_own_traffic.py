@@ -142,7 +142,7 @@ def test_check_says_what_a_configuration_means(lab: Lab) -> None:
     agent = Agent(lab, {"shadows": {"candidate": {"percentage": 12.5, "enabled": False}}})
     done = lab.run_in("lb", [Path(sys.executable).parent / "shadowtap", "check", "-c", agent.config])
     assert f"{agent.config}: valid" in done.stdout
-    assert "12.5 % of the connections on front, port 80" in done.stdout
+    assert "copies   on front, port 80" in done.stdout and "12.5 % of the connections" in done.stdout
     assert "note     shadow candidate is disabled" in done.stdout
     settings = json.loads(agent.config.read_text())
     settings["capture"]["interface"] = "nope0"

@@ -81,6 +81,7 @@ def configuration(lab: Lab, recording: Path) -> str:
         "shadows": {"candidate": {"percentage": PERCENTAGE, "upstreams": [lab.shadow_upstream]}},
         "recording": {"directory": str(recording)},
         "metrics": {"listen": METRICS},
+        "control": {"socket": str(lab.directory / "control.sock")},
     }
     return yaml.safe_dump(settings, sort_keys=False)
 

@@ -69,6 +69,11 @@ class Traffic(ABC):
         """As many requests as production can answer."""
         return self._wrk("", f"{self.url}{target}", seconds, connections, threads, [])
 
+    def saturate_marked(self, seconds: float, *, every: int, connections: int = 32, target: str = "/") -> Load:
+        """The same, with the header `X-Shadow-Test: 1` on one request in so many, on every connection."""
+        script = (TEMPLATES / "marked.lua").read_text()
+        return self._wrk(script, self.url, seconds, connections, 1, [target, str(every)])
+
     def mix(self, seconds: float, *, connections: int = 20, rate: float | None = None, seed: int = 1) -> Load:
         """The mixture of the shop's routes, at about `rate` requests a second (waits are random) or at full speed."""
         wait_ms = 0.0 if rate is None else 1000 * connections / rate

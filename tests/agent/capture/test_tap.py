@@ -10,23 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from agent.capture.layout import CONTROL, PORT_WORDS, Control
-from agent.capture.tap import Tap, TapOrder, order_for
+from agent.capture.layout import CONTROL, PORT_WORDS, SELECTION_BYTES, Control
+from agent.capture.loader import MAPS
+from agent.capture.tap import TRIES, Tap, TapOrder, order_for
 from agent.errors import LoadError
 
 ORDER = TapOrder("bpf", 1, False, 14, 2, 4096, "tcx")
+SELECTIONS_BYTES = -(-2 * SELECTION_BYTES // 4096) * 4096  # as the kernel rounds what can be mapped
 
 
 class Memory:
     """A tap whose maps are plain memory."""
 
     def __init__(self, attached: str = "tcx", order: TapOrder = ORDER) -> None:
-        self._control, self._ports = os.memfd_create("control"), os.memfd_create("ports")
-        os.ftruncate(self._control, 4096)
-        os.ftruncate(self._ports, PORT_WORDS * 8)
-        others = [os.memfd_create(str(n)) for n in range(1 + 2 + order.workers + 2)]
-        self.control, self.ports = os.dup(self._control), os.dup(self._ports)
-        self.tap = Tap(order, attached, [self._control, self._ports, *others])
+        self.descriptors = [os.memfd_create(name) for name in MAPS]
+        for name, size in (("control", 4096), ("ports", PORT_WORDS * 8), ("selections", SELECTIONS_BYTES)):
+            os.ftruncate(self.descriptors[MAPS.index(name)], size)
+        self.control, self.ports = os.dup(self.descriptors[0]), os.dup(self.descriptors[1])
+        self.descriptors += [os.memfd_create(str(n)) for n in range(2 + order.workers + 2)]
+        self.tap = Tap(order, attached, self.descriptors)
 
     def orders(self) -> tuple[int, ...]:
         return CONTROL.unpack(os.pread(self.control, CONTROL.size, 0))
@@ -64,7 +66,34 @@ def test_closing_ends_the_lease_and_closes_every_descriptor() -> None:
     memory.tap.arm(Control(1, 2, 3, 4, 1, 6, 7, 8, 9), 1 << 40)
     memory.tap.close()
     assert memory.orders()[0] == 0
-    assert open_before - len(list(Path("/proc/self/fd").iterdir())) >= 3 + 2 + ORDER.workers + 2
+    # those, and what `mmap` keeps of the three that are mapped
+    assert open_before - len(list(Path("/proc/self/fd").iterdir())) == len(memory.descriptors) + 3
+    for descriptor in memory.descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+def test_the_descriptors_are_told_apart_by_their_place() -> None:
+    memory = Memory()
+    tap, found = memory.tap, [Path(f"/proc/self/fd/{fd}") for fd in memory.descriptors]
+    names = [str(path.readlink()).removeprefix("/memfd:").removesuffix(" (deleted)") for path in found]
+    assert len(MAPS) == 4 + TRIES
+    assert names == [*MAPS, *map(str, range(6))]
+    assert [tap.programs, tap.rings] == [memory.descriptors[8:10], memory.descriptors[10:12]]
+
+
+def test_two_words_of_the_control_block_are_the_tables() -> None:
+    """What decides, and who is on, changes without a word about the rest; new orders may keep both."""
+    memory = Memory()
+    control = Control(1, 2, 3, set=0, enabled=0, workers=6, own_mark=7, request_limit=8, response_limit=9)
+    memory.tap.arm(control, 5_000_000_000)
+    memory.tap.tables.enabled = 0b101
+    until, *orders = memory.orders()
+    assert until and Control(*orders) == control._replace(enabled=0b101)
+    memory.tap.arm(control._replace(set=1, enabled=3), 5_000_000_000)
+    assert (memory.tap.tables.active, memory.tap.tables.enabled) == (1, 3)
+    memory.tap.stop()
+    assert memory.orders() == (0, *control._replace(set=1, enabled=3))
 
 
 def test_what_is_left_to_attach() -> None:
@@ -122,8 +151,8 @@ def test_an_interpreter_that_is_not_there(tmp_path: Path) -> None:
 
 def test_the_loader_is_told_the_whole_order_and_its_descriptors_are_taken_over(tmp_path: Path) -> None:
     code = """
-fds = [os.memfd_create(str(n)) for n in range(3 + 2 + order["workers"] + 2)]
-os.ftruncate(fds[0], 4096), os.ftruncate(fds[1], 8192)
+fds = [os.memfd_create(str(n)) for n in range(8 + 2 + order["workers"] + 2)]
+os.ftruncate(fds[0], 4096), os.ftruncate(fds[1], 8192), os.ftruncate(fds[3], 1 << 21)
 assert order["ring_bytes"] == 4096 and int(sys.argv[4]) == os.getppid()
 socket.send_fds(channel, [json.dumps({"attached": order["attach"]}).encode()], fds)
 """

@@ -46,6 +46,14 @@ class Dialogue:
         """Bytes of the server are missing."""
         return self.feed(Gap(self.flow.halves[1], 0, self.t_ns, length))
 
+    def client_left_out(self, length: int) -> Dialogue:
+        """The client's bytes go on behind requests that were left out."""
+        return self.feed(Gap(self.flow.halves[0], 0, self.t_ns, length, True))
+
+    def server_left_out(self, length: int) -> Dialogue:
+        """The server's bytes go on behind responses that were left out."""
+        return self.feed(Gap(self.flow.halves[1], 0, self.t_ns, length, True))
+
     def end(self, *sides: int, reason: EndReason = EndReason.FIN) -> Dialogue:
         """End halves, by default both."""
         for side in sides or (0, 1):

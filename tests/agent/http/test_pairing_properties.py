@@ -151,7 +151,8 @@ def test_garbage_that_looks_like_http_is_data(seed: int) -> None:
         piece = b"".join(random.choice(FRAGMENTS) for _ in range(random.randrange(1, 5)))
         side = random.randrange(2)
         if random.random() < 0.1:
-            (d.client_gap if side else d.server_gap)(random.randrange(1, 30))
+            gaps = d.client_gap, d.server_gap, d.client_left_out, d.server_left_out
+            random.choice(gaps)(random.randrange(1, 30))
         else:
             (d.client if side else d.server)(piece)
         assert d.pairing.budget.kept_bytes <= 2000 + EXCHANGE_BYTES + 150 + len(piece) + 20

@@ -28,6 +28,7 @@ from replay.recording import RecordingCounters
 from replay.settings import ReplayCounters
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+CANDIDATE = (("shadow", "candidate"),)
 
 
 def numbered(names: Any, first: int) -> dict[str, int]:
@@ -53,8 +54,8 @@ def snapshot(**changes: Any) -> Snapshot:
         "cpu_s": 1.5,
     }
     base = {
-        "shadow": "candidate", "account": account, "kernel": numbered(Counters._fields, 800),
-        "workers": add_up([workers]), "restarts": 2, "memory_bytes": 99_000_000, "share_ppm": 125_000,
+        "accounts": {"candidate": account}, "kernel": numbered(Counters._fields, 800), "workers": add_up([workers]),
+        "restarts": 2, "memory_bytes": 99_000_000, "shares_ppm": {"candidate": 125_000},
     }  # fmt: skip
     return Snapshot(**{**base, **changes})
 
@@ -84,19 +85,31 @@ def by(samples: Samples, name: str, label: str) -> dict[str, float]:
 
 def test_the_account() -> None:
     now = snapshot()
-    samples, account = scraped(now), now.account
-    assert samples["requests_seen_total", (("shadow", "candidate"),)] == 5000
+    samples, account = scraped(now), now.accounts["candidate"]
+    assert samples["requests_seen_total", CANDIDATE] == 5000
     assert by(samples, "requests_replayed_total", "answer") == account.answers
     for name in ("incomplete", "skipped", "dropped"):
         assert by(samples, f"requests_{name}_total", "reason") == getattr(account, name)
-    assert samples["requests_in_flight", ()] == account.in_flight
+    assert samples["requests_in_flight", CANDIDATE] == account.in_flight
+
+
+def test_each_shadow_has_its_own_account_and_share() -> None:
+    accounts = {"one": Account(9, 2), "other": Account(8, 0)}
+    accounts["one"].answers["ok"] = 2
+    accounts["other"].skipped["disabled"] = 5
+    samples = scraped(snapshot(accounts=accounts, shares_ppm={"one": 10_000, "other": 0}))
+    assert by(samples, "requests_seen_total", "shadow") == {"one": 9, "other": 8}
+    assert by(samples, "requests_in_flight", "shadow") == {"one": 7, "other": 3}
+    assert by(samples, "sampled_ratio", "shadow") == {"one": 0.01, "other": 0}
+    assert samples["requests_replayed_total", (("answer", "ok"), ("shadow", "one"))] == 2
+    assert samples["requests_skipped_total", (("reason", "disabled"), ("shadow", "other"))] == 5
 
 
 def test_the_identity_can_be_computed_from_the_metrics() -> None:
     samples = scraped(snapshot())
     ends = ("requests_replayed_total", "requests_incomplete_total", "requests_skipped_total", "requests_dropped_total")
     ended = sum(value for (name, _), value in samples.items() if name in ends)
-    assert samples["requests_seen_total", (("shadow", "candidate"),)] == ended + samples["requests_in_flight", ()]
+    assert samples["requests_seen_total", CANDIDATE] == ended + samples["requests_in_flight", CANDIDATE]
 
 
 def test_the_kernel() -> None:
@@ -118,10 +131,11 @@ def test_ring_queue_flows_memory_and_the_rest() -> None:
         "ring_waiting_bytes": 12, "ring_size_bytes": 4096, "ring_high_water_bytes": 2048, "flows_open": 41,
         "flows_buffered_bytes": 42, "exchanges_open": 51, "queue_requests": replay["queue_entries"],
         "queue_bytes": replay["queue_bytes"], "queue_peak_requests": replay["queue_peak_entries"],
-        "connections_open": replay["open_connections"], "memory_bytes": 99_000_000, "sampled_ratio": 0.125,
+        "connections_open": replay["open_connections"], "memory_bytes": 99_000_000,
         "worker_restarts_total": 2, "unmarked_sockets_total": 3, "worker_cpu_seconds_total": 1.5,
     }  # fmt: skip
     assert {name: samples[name, ()] for name in expected} == expected
+    assert samples["sampled_ratio", CANDIDATE] == 0.125
 
 
 def test_every_counter_of_every_stage_is_an_event() -> None:
@@ -154,8 +168,9 @@ def test_latency_is_a_histogram() -> None:
 
 
 def test_before_the_first_report_everything_is_zero() -> None:
-    samples = scraped(snapshot(account=Account(), workers={}, kernel=Counters(*[0] * 13)._asdict()))
-    assert samples["requests_seen_total", (("shadow", "candidate"),)] == 0
+    nothing = dict.fromkeys(Counters._fields, 0)
+    samples = scraped(snapshot(accounts={"candidate": Account()}, workers={}, kernel=nothing))
+    assert samples["requests_seen_total", CANDIDATE] == 0
     assert samples["queue_requests", ()] == 0
     assert samples["replay_latency_seconds_count", ()] == 0
 

@@ -173,7 +173,7 @@ def hostile(random: Random) -> Segment:
     payload = random.randbytes(random.choice((0, 0, 1, 5, 30)))
     number = (lambda: random.randrange(50)) if random.random() < 0.8 else (lambda: random.getrandbits(32))
     return Segment(
-        random.randrange(100 * SECOND_NS), random.choice(KEYS), number(), number(), random.getrandbits(8),
+        random.randrange(100 * SECOND_NS), random.choice(KEYS), number(), number(), random.getrandbits(9),
         payload, len(payload) + random.choice((0, 0, 0, 31)),
     )  # fmt: skip
 

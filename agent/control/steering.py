@@ -1,0 +1,146 @@
+"""What the shadows take, changed while the agent runs: in the kernel by a switch of tables, in the workers by a
+message.
+
+Nothing is detached and no packet is lost. Turning a shadow off is one store that the next packet sees; every other
+change writes the set of tables that is not in use, and then switches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from agent import config as configuration
+from agent.capture.tables import Tables
+from agent.config import Config, Shadow
+from agent.errors import ConfigError
+from agent.order import Order
+from agent.select.choice import Rule
+from agent.select.geo import GeoDatabase
+from agent.select.sampling import EVERYTHING, By
+from agent.select.superset import Selection, Wanted, make_selection
+
+CHANGEABLE = ("enabled", "percentage", "criteria", "sample_by", "exclusive", "methods")
+
+
+def selection_of(order: Order, geo: GeoDatabase | None) -> Selection:
+    """What the kernel is to decide."""
+    peer_is_client = not order.client.header and not order.http.proxy_protocol
+    wanted = [_wanted(shadow.rule, peer_is_client) for shadow in order.shadows]
+    return make_selection(wanted, geo.prefixes if geo else None, peer_is_client=peer_is_client)
+
+
+def _wanted(rule: Rule, peer_is_client: bool) -> Wanted:
+    by_client = rule.by is By.CLIENT and peer_is_client
+    in_kernel = rule.by is By.CONNECTION or by_client
+    return Wanted(rule.criteria, rule.window if in_kernel else EVERYTHING, by_client)
+
+
+class Steering:
+    """Owns the configuration in force. `tell` gives the workers their new rules, one for each shadow."""
+
+    def __init__(
+        self,
+        config: Config,
+        tables: Tables,
+        geo: GeoDatabase | None,
+        tell: Callable[[list[Rule]], None],
+        path: Path | None = None,
+    ) -> None:
+        """`path` is the file that `reload` reads."""
+        self.config = config
+        self.selection = selection_of(Order.of(config), geo)
+        self._tables = tables
+        self._geo = geo
+        self._tell = tell
+        self._path = path
+
+    def begin(self) -> None:
+        """Put the first selection into the kernel. ConfigError when that has no room for it."""
+        _select(self._tables, self.selection)
+        self._tables.enabled = _mask(self.config.shadows.values())
+
+    def change(self, name: str, fields: dict[str, Any]) -> None:
+        """Change some settings of one shadow; ConfigError says what does not fit, and then nothing has changed."""
+        if name not in self.config.shadows:
+            raise ConfigError(f"no shadow {name!r}; there is {', '.join(self.config.shadows)}")
+        if unknown := sorted(set(fields) - set(CHANGEABLE)):
+            raise ConfigError(f"{', '.join(unknown)}: not changeable at run time; {', '.join(CHANGEABLE)} are")
+        if fields.get("enabled") is False and len(fields) == 1:  # at once, before anything that takes time
+            self._tables.enabled &= ~(1 << list(self.config.shadows).index(name))
+        data = self.config.model_dump()
+        data["shadows"][name] |= fields
+        config = configuration.validated(data, "the change")
+        if set(fields) == {"enabled"}:
+            self._turn(config)  # the tables are the same
+        else:
+            self._apply(config)
+
+    def reload(self) -> list[str]:
+        """Take over from the file what can be changed; lines about what could not. ConfigError changes nothing."""
+        if self._path is None:
+            raise ConfigError("the configuration was not read from a file")
+        found = configuration.load(self._path)
+        if list(found.shadows) != list(self.config.shadows):
+            raise ConfigError(f"{self._path}: shadows were added, removed or moved: restart the agent for that")
+        kept, wanted = self.config.model_dump(), found.model_dump()
+        for name, shadow in kept["shadows"].items():
+            shadow |= {key: wanted["shadows"][name][key] for key in CHANGEABLE}
+        self._apply(configuration.validated(kept, str(self._path)))
+        return [f"{key}: a change there needs a restart" for key in wanted if wanted[key] != kept[key]]
+
+    def look_at_geography(self) -> str:
+        """Take a new database over when the file was replaced; what is wrong with it, or ""."""
+        if self._geo is None or not self._geo.changed():
+            return ""
+        problem = self._geo.reload()
+        if problem is not None:
+            return problem
+        try:
+            self._apply(self.config)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    def status(self) -> list[dict[str, Any]]:
+        """The shadows as they are now."""
+        shown = (*CHANGEABLE, "upstreams")
+        return [
+            {"name": name, **{key: getattr(shadow, key) for key in shown}, "places_ppm": self.config.windows[name]}
+            for name, shadow in self.config.shadows.items()
+        ]
+
+    def _apply(self, config: Config) -> None:
+        try:
+            selection = selection_of(Order.of(config), self._geo)
+            # What goes off goes off first, and what comes on comes on when everybody knows the new rules.
+            self._tables.enabled &= _mask(config.shadows.values())
+            _select(self._tables, selection)
+        except ConfigError:
+            self._tables.enabled = _mask(self.config.shadows.values())
+            raise
+        self.selection = selection
+        self._turn(config)
+
+    def _turn(self, config: Config) -> None:
+        """Tell the workers, and let the kernel follow."""
+        self._tell([shadow.rule for shadow in Order.of(config).shadows])
+        self.config = config
+        self._tables.enabled = _mask(config.shadows.values())
+
+
+def _select(tables: Tables, selection: Selection) -> None:
+    try:
+        tables.select(selection)
+    except OSError as error:
+        prefixes = len(selection.prefixes4) + len(selection.prefixes6)
+        raise ConfigError(
+            f"the kernel has no room for the {prefixes} prefixes of the criteria ({error.strerror}): "
+            "ask for fewer countries or networks"
+        ) from None
+
+
+def _mask(shadows: Iterable[Shadow]) -> int:
+    """A bit for each that is on and takes anything."""
+    return sum(1 << place for place, shadow in enumerate(shadows) if shadow.enabled and shadow.share_ppm)

@@ -1,0 +1,101 @@
+"""`shadowtap explain`: what of the criteria the kernel decides, what is left to user space, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent import config
+from agent.config import Config
+from agent.control.steering import selection_of
+from agent.order import Order
+from agent.select.automaton import Automaton
+from agent.select.criteria import Always, And, Criteria, Head, Not, Or
+from agent.select.geo import GeoDatabase
+from agent.select.language import write
+from agent.select.sampling import By
+from agent.select.superset import Selection
+
+# Nanoseconds a segment on a virtual machine of 2026 (`make bench`, scenario a): for orders of magnitude.
+UNSAMPLED_NS, ADDRESS_NS, HEAD_NS, HEAD_BYTE_NS, COPY_NS = 20, 40, 90, 3, 130
+USUAL_HEAD_BYTES = 500
+LPM_NODE_BYTES = {4: 40, 6: 56}  # kernel/bpf/lpm_trie.c: a node, its prefix and its value, as slab objects
+
+
+def explain(path: Path) -> list[str]:
+    """Lines for people; ConfigError as `check`."""
+    found = config.load(path)
+    order = Order.of(found)
+    geo = GeoDatabase(found.geo.database) if found.geo is not None else None
+    selection = selection_of(order, geo)
+    lines = [f"{path}"]
+    for name in found.shadows:
+        lines += _shadow(found, name, selection)
+    return [*lines, *_tables(selection), *_costs(selection)]
+
+
+def _shadow(found: Config, name: str, selection: Selection) -> list[str]:
+    shadow, window = found.shadows[name], found.windows[name]
+    by, value_name = shadow.sampling
+    peer_is_client = found.client.settings.source == "connection"
+    places = f"places {window.from_ppm} to {window.to_ppm} of 1 000 000"
+    percentage = "in the kernel" if by is By.CONNECTION or (by is By.CLIENT and peer_is_client) else "in user space"
+    lines = [f"shadow {name}{'' if shadow.enabled else ' (disabled)'}"]
+    what = f"{by}:{value_name}" if value_name else by
+    lines.append(f"  percentage  {shadow.percentage:g} % by {what}: {percentage}, {places}")
+    if isinstance(shadow.tree, Always):
+        return [*lines, "  criteria    none: every request"]
+    lines.append(f"  criteria    {write(shadow.tree)}")
+    lines.append(f"  kernel      {_as_seen(shadow.tree, selection)}")
+    return [*lines, "  user space  decides exactly on what the kernel lets through"]
+
+
+def _as_seen(tree: Criteria, selection: Selection, negated: bool = False) -> str:
+    """The criteria as the kernel knows them; `?` is what it takes for true."""
+    if isinstance(tree, Not):
+        return _as_seen(tree.child, selection, not negated)
+    if isinstance(tree, And | Or):
+        parts = [_as_seen(child, selection, negated) for child in tree.children]
+        word = " and " if isinstance(tree, And) != negated else " or "
+        return f"({word.join(parts)})"
+    if isinstance(tree, Head):
+        return "?" if negated or tree not in selection.head_tests else write(tree)
+    if isinstance(tree, Always):
+        return write(Not(tree)) if negated else write(tree)
+    known = any(_holds(part, tree) for part in selection.address_tests)
+    return "?" if not known else write(Not(tree)) if negated else write(tree)
+
+
+def _holds(part: Criteria, leaf: Criteria) -> bool:
+    if isinstance(part, Not):
+        return _holds(part.child, leaf)
+    return any(_holds(child, leaf) for child in part.children) if isinstance(part, And | Or) else part == leaf
+
+
+def _tables(selection: Selection) -> list[str]:
+    lines = ["tables in the kernel (twice, so that a change can be written beside what decides)"]
+    four, six = len(selection.prefixes4), len(selection.prefixes6)
+    memory = (four * LPM_NODE_BYTES[4] + six * LPM_NODE_BYTES[6]) / (1 << 20)
+    tests = len(selection.address_tests)
+    lines.append(f"  addresses   {tests} test(s), {four} IPv4 and {six} IPv6 prefixes, about {memory:.1f} MiB")
+    automaton: Automaton | None = selection.automaton
+    if automaton is None:
+        lines.append("  heads       none: connections are taken or left as a whole")
+    else:
+        lines.append(
+            f"  heads       {len(selection.head_tests)} test(s), an automaton of {automaton.states} states and "
+            f"{automaton.classes_used} byte classes, {automaton.states * 128 / 1024:.0f} KiB"
+        )
+    return lines + [f"  coarser     {note}" for note in selection.notes]
+
+
+def _costs(selection: Selection) -> list[str]:
+    address = ADDRESS_NS if selection.address_tests else 0
+    lines = ["estimated cost of a segment on a watched port, on top of what the hook itself costs"]
+    lines.append(f"  outside the percentage      {UNSAMPLED_NS} ns")
+    if selection.address_tests:
+        lines.append(f"  unwanted by address         {UNSAMPLED_NS + address} ns")
+    if selection.automaton is not None:
+        head = UNSAMPLED_NS + address + HEAD_NS + HEAD_BYTE_NS * USUAL_HEAD_BYTES
+        lines.append(f"  request unwanted by head    {head} ns with a head of {USUAL_HEAD_BYTES} bytes")
+        lines.append(f"  answer to it                {UNSAMPLED_NS + address + HEAD_NS} ns")
+    return [*lines, f"  copied                      {UNSAMPLED_NS + address + COPY_NS} ns and more with its size"]

@@ -1,0 +1,86 @@
+"""One shadow within a worker: its choice, its account, its replay connections, its recording, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from agent.mirror import Mirror
+from agent.order import Order, ShadowOrder
+from agent.select.choice import Choice, Rule
+from agent.select.exact import Locate
+from agent.spacing import SpacedSender
+from replay.client import Replayer
+from replay.exchange import Trial
+from replay.lane import SocketFactory
+from replay.recording import Recorder, RecordingSettings
+
+
+def open_recorder(
+    directory: Path | None, settings: dict[str, int], run: str, worker: int, shadow: str
+) -> Recorder | None:
+    """None when nothing is to be recorded."""
+    if directory is None:
+        return None
+    return Recorder(
+        directory, RecordingSettings(**settings), run=run, worker=worker, shadow=shadow, now_ns=time.time_ns()
+    )
+
+
+class Shadowing:
+    """Wires one shadow's stages together; all the work is theirs."""
+
+    def __init__(
+        self, order: Order, place: int, recorder: Recorder | None, locate: Locate | None, *, in_kernel: bool
+    ) -> None:
+        """`in_kernel`: a percentage of connections or clients was decided before exchanges come here."""
+        self.order: ShadowOrder = order.shadows[place]
+        self.recorder = recorder
+        self.choice = Choice(self.order.rule, order.seed, order.client, locate, in_kernel=in_kernel)
+        self.mirror = Mirror(self.choice, self._record if recorder else None, place)
+        self.replayer: Replayer | None = None
+        self.sender: SpacedSender | None = None
+        self._in_kernel = in_kernel
+
+    def connect(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        production: tuple[str, ...],
+        factory: SocketFactory | None,
+        now_ns: Callable[[], int],
+        delay_ns: int,
+    ) -> None:
+        """Begin to replay, if there is anybody to replay to."""
+        if not self.order.upstreams:
+            return
+        answered = self.mirror.answered
+        balancer = self.order.balancer(production)
+        self.replayer = Replayer(loop, balancer, self.order.replay, answered, factory)
+        self.sender = SpacedSender(loop, self.replayer, answered, now_ns, delay_ns)
+        self.mirror.sender = self.sender
+
+    def change(self, rule: Rule) -> None:
+        """Choose by another rule from now on."""
+        self.choice.change(rule, in_kernel=self._in_kernel)
+
+    async def drain(self, limit_s: float) -> None:
+        """Send what is held and wait for the last answers."""
+        if self.sender is not None and self.replayer is not None:
+            self.sender.finish()
+            await self.replayer.drain(limit_s)
+
+    def report(self) -> dict[str, Any]:
+        """What it counted, by stage."""
+        return {
+            "replay": asdict(self.replayer.counters) if self.replayer else {},
+            "spacing": {"held": len(self.sender.spacing), "late": self.sender.spacing.late} if self.sender else {},
+            "recording": asdict(self.recorder.counters) if self.recorder else {},
+        }
+
+    def _record(self, trial: Trial) -> None:
+        assert self.recorder is not None and trial.fate is not None
+        self.recorder.add(trial.exchange, trial.fate, trial.reason, trial.outcome)
