@@ -15,7 +15,7 @@ from typing import Any
 
 import agent
 from agent import messages
-from agent.errors import LoadError
+from agent.errors import ConfigError, LoadError
 from agent.merge import add_up, counters_of
 from agent.order import Order
 from agent.select.choice import Rule, rule_as_json
@@ -37,6 +37,7 @@ class Worker:
     heard_s: float = field(default_factory=time.monotonic)  # when it last reported
     past: Accounts = field(default_factory=dict)
     past_events: dict[str, Any] = field(default_factory=dict)
+    untold: dict[str, Any] | None = None  # a message that it was too far behind to take
     done: bool = False
 
     @property
@@ -49,12 +50,15 @@ class Worker:
         """What it and its predecessors counted; state of the present (open connections and the like) is its own."""
         return add_up([self.past_events, self.report])
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """Send a message; a dead worker does not mind."""
+    def tell(self, message: dict[str, Any]) -> bool:
+        """Send a message; False when the worker is behind and did not get it. A dead worker does not mind."""
         try:
             messages.send(self.channel, message)
+        except BlockingIOError:
+            return False
         except OSError:
-            return
+            pass
+        return True
 
     def listen(self) -> bool:
         """Take what it has sent; False when it has ended."""
@@ -138,11 +142,22 @@ class Crew:
         return [worker.number for worker in stuck]
 
     def change_rules(self, rules: Sequence[Rule]) -> None:
-        """Give all workers new rules, one for each shadow, those that are started later too."""
+        """Give all workers new rules, one for each shadow, those that are started later too. ConfigError when they are
+        too long to be told; then nothing has changed."""
+        message = {"rules": [rule_as_json(rule) for rule in rules]}
+        if not messages.fits(message):
+            raise ConfigError("the shadows' criteria and methods are too long together: shorten them")
         shadows = zip(self._order.shadows, rules, strict=True)
         self._order = replace(self._order, shadows=tuple(replace(shadow, rule=rule) for shadow, rule in shadows))
         for worker in self.workers:
-            worker.tell({"rules": [rule_as_json(rule) for rule in rules]})
+            worker.untold = message
+        self.tell_again()
+
+    def tell_again(self) -> None:
+        """Tell workers what they could not take yet, because they were behind."""
+        for worker in self.workers:
+            if worker.untold is not None and worker.tell(worker.untold):
+                worker.untold = None
 
     def keeper_died(self) -> bool:
         """The keeper has ended before its time."""

@@ -69,7 +69,6 @@ class Mirror:
         if skip is not None:
             self._end(trial, Fate.SKIPPED, skip)
         elif not request.whole:
-            exchange.incomplete = Incomplete.BODY_LIMIT
             self._end(trial, Fate.INCOMPLETE, Incomplete.BODY_LIMIT)
         elif self.sender is None:
             self._end(trial, Fate.SKIPPED, Skipped.DRY_RUN)

@@ -100,7 +100,8 @@ class Service:
         self._crew = Crew(
             order, self.config.mark, new_run_id(time.time_ns()), self._tap.rings, capture.ring_bytes, self._user.pw_name
         )
-        self._steering = Steering(self.config, self._tap.tables, geo, self._crew.change_rules, self._path)
+        tables, tell = self._tap.tables, self._crew.change_rules
+        self._steering = Steering(self.config, tables, geo, tell, self._path, self._tap.kept)
         try:
             self._crew.start_keeper(tap_order.ifindex, self._tap.unattached)
             self._crew.start_workers()
@@ -237,8 +238,9 @@ class Service:
     def _look_round(self) -> bool:
         """False when the interface is no longer the one that the program hangs at."""
         self._crew.workers[0].tell({"kernel": self._kernel_news()})
+        self._crew.tell_again()
         if problem := self._steering.look_at_geography():
-            self._say(f"the old database stays in use: {problem}")
+            self._say(f"geo.database: {problem}")
         for worker in self._crew.kill_stuck(STUCK_S):
             self._say(f"worker {worker} has not reported for {STUCK_S:.0f} s: killed")
         if self._crew.keeper_died() and not self._keeper_missed:
@@ -352,8 +354,8 @@ def describe(name: str, shadow: Shadow) -> str:
     """What one shadow takes and where that goes, for people."""
     target = f"to shadow {name} ({', '.join(shadow.upstreams)})" if shadow.upstreams else f"for {name}, captured only"
     wanted = "" if shadow.criteria.strip().lower() == "random" else f" with {shadow.criteria}"
-    by = {"connection": "connections", "client": "clients", "request": "requests"}.get(shadow.sample_by, "")
-    share = f"{shadow.percentage:g} % of the {by or 'requests by ' + shadow.sample_by}"
+    by, value_name = shadow.sampling
+    share = f"{shadow.percentage:g} % of the {f'requests by {by}:{value_name}' if value_name else f'{by}s'}"
     return f"{share}{wanted} {target}{'' if shadow.enabled else ' (disabled)'}"
 
 

@@ -14,8 +14,10 @@ import os
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,23 @@ class Tap:
         self._lease[0] = self._lease_until_ns
         self.lapses += late_ns > 0
         return max(0, late_ns) / 1e9
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """The lease is renewed while the block runs: it may take longer than the lease."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(self.lease_ns / 4e9):
+                self.renew()
+
+        thread = threading.Thread(target=renew)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def stop(self) -> None:
         """End the lease: nothing is copied any more. Links stay until `close`."""

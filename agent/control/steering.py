@@ -8,6 +8,7 @@ change writes the set of tables that is not in use, and then switches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,15 @@ class Steering:
         geo: GeoDatabase | None,
         tell: Callable[[list[Rule]], None],
         path: Path | None = None,
+        kept: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`path` is the file that `reload` reads."""
+        """`path` is the file that `reload` reads; `kept` keeps the lease during work that takes longer."""
         self.config = config
         self.selection = selection_of(Order.of(config), geo)
         self._tables = tables
         self._geo = geo
         self._tell = tell
+        self._kept = kept
         self._path = path
 
     def begin(self) -> None:
@@ -84,6 +87,8 @@ class Steering:
         found = configuration.load(self._path)
         if list(found.shadows) != list(self.config.shadows):
             raise ConfigError(f"{self._path}: shadows were added, removed or moved: restart the agent for that")
+        if self.config.geo is None and found.geo is not None:
+            raise ConfigError(f"{self._path}: a geo.database was added: restart the agent for that")
         kept, wanted = self.config.model_dump(), found.model_dump()
         for name, shadow in kept["shadows"].items():
             shadow |= {key: wanted["shadows"][name][key] for key in CHANGEABLE}
@@ -96,11 +101,11 @@ class Steering:
             return ""
         problem = self._geo.reload()
         if problem is not None:
-            return problem
+            return f"the old file stays in use: {problem}"
         try:
             self._apply(self.config)
         except ConfigError as error:
-            return str(error)
+            return f"the new file is in use, but not in the kernel, which decides with the old one: {error}"
         return ""
 
     def status(self) -> list[dict[str, Any]]:
@@ -112,16 +117,20 @@ class Steering:
         ]
 
     def _apply(self, config: Config) -> None:
-        try:
-            selection = selection_of(Order.of(config), self._geo)
+        order = Order.of(config)
+        with self._kept():
+            selection = selection_of(order, self._geo)
             # What goes off goes off first, and what comes on comes on when everybody knows the new rules.
             self._tables.enabled &= _mask(config.shadows.values())
-            _select(self._tables, selection)
-        except ConfigError:
-            self._tables.enabled = _mask(self.config.shadows.values())
-            raise
+            try:
+                self._tell([shadow.rule for shadow in order.shadows])
+                _select(self._tables, selection)
+            except ConfigError:
+                self._turn(self.config)
+                raise
         self.selection = selection
-        self._turn(config)
+        self.config = config
+        self._tables.enabled = _mask(config.shadows.values())
 
     def _turn(self, config: Config) -> None:
         """Tell the workers, and let the kernel follow."""

@@ -21,6 +21,7 @@ from agent.select.prefixes import GeoNetworks, flatten
 from agent.select.sampling import Window
 
 T = TypeVar("T")
+_NEVER = Not(Always())
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,8 @@ def _without_unknown(tree: Criteria, peer_is_client: bool, negated: bool = False
     if isinstance(tree, Not):
         return _without_unknown(tree.child, peer_is_client, not negated)
     if isinstance(tree, And | Or):
-        children = tuple(_without_unknown(child, peer_is_client, negated) for child in tree.children)
-        return And(children) if isinstance(tree, And) != negated else Or(children)
+        children = [_without_unknown(child, peer_is_client, negated) for child in tree.children]
+        return _and(children) if isinstance(tree, And) != negated else _or(children)
     if isinstance(tree, Always):
         return Not(tree) if negated else tree
     if isinstance(tree, Head):
@@ -92,6 +93,21 @@ def _without_unknown(tree: Criteria, peer_is_client: bool, negated: bool = False
     if not peer_is_client:
         return Always()
     return Not(tree) if negated else tree
+
+
+def _and(children: list[Criteria]) -> Criteria:
+    """Without what says nothing, so that it takes no test."""
+    if _NEVER in children:
+        return _NEVER
+    left = tuple(child for child in children if child != Always())
+    return And(left) if len(left) > 1 else left[0] if left else Always()
+
+
+def _or(children: list[Criteria]) -> Criteria:
+    if Always() in children:
+        return Always()
+    left = tuple(child for child in children if child != _NEVER)
+    return Or(left) if len(left) > 1 else left[0] if left else _NEVER
 
 
 def _by_address(tree: Criteria) -> bool:
@@ -102,17 +118,10 @@ def _by_address(tree: Criteria) -> bool:
     return all(map(_by_address, tree.children)) if isinstance(tree, And | Or) else True
 
 
-def _constant(tree: Criteria) -> bool:
-    """No test at all is in it."""
-    if isinstance(tree, Not):
-        return _constant(tree.child)
-    return all(map(_constant, tree.children)) if isinstance(tree, And | Or) else isinstance(tree, Always)
-
-
 def _address_parts(tree: Criteria) -> list[Criteria]:
     """The largest parts that the client's address decides."""
     if _by_address(tree):
-        return [] if _constant(tree) else [tree]
+        return [] if tree in (Always(), _NEVER) else [tree]
     return [part for child in tree.children for part in _address_parts(child)] if isinstance(tree, And | Or) else []
 
 
@@ -158,18 +167,8 @@ def _answer(
         children = [_answer(child, address, address_at, head_at) for child in tree.children]
         both = all if isinstance(tree, And) else any
         return lambda head: both(child(head) for child in children)
-    # Always, "never", or a test on the address for which there was no room.
-    never = _constant(tree) and not _value(tree)
-    return lambda head: not never
-
-
-def _value(tree: Criteria) -> bool:
-    """Of a constant tree."""
-    if isinstance(tree, Not):
-        return not _value(tree.child)
-    if isinstance(tree, And):
-        return all(map(_value, tree.children))
-    return any(map(_value, tree.children)) if isinstance(tree, Or) else True
+    # Always, never, or a test on the address for which there was no room.
+    return lambda head: tree != _NEVER
 
 
 def _mask(answers: Iterable[bool]) -> int:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from agent import crew as module
-from agent.crew import Crew
-from agent.errors import LoadError
+from agent import messages
+from agent.crew import Crew, Worker
+from agent.errors import ConfigError, LoadError
 from agent.order import Order, ShadowOrder
 from agent.select.choice import Rule, rule_from_json
 from agent.select.language import parse
@@ -250,3 +252,34 @@ def test_a_worker_that_hangs_is_killed(crew: Crew) -> None:
     assert crew.kill_stuck(50.0) == [1]
     hear(crew.workers[1], lambda: not crew.workers[1].listen())
     assert crew.workers[0].process.poll() is None
+
+
+def idle_crew() -> Crew:
+    """Without any process."""
+    return Crew(ORDER, MARK, "run", [], RING_BYTES, "nobody")
+
+
+def test_new_rules_reach_a_worker_that_is_behind() -> None:
+    """Its socket is full at first; `tell_again` brings them as soon as there is room."""
+    crew = idle_crew()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    worker = Worker(0, cast(Any, None), ours)
+    crew.workers = [worker]
+    while worker.tell({"filler": "x" * 1000}):
+        pass
+    crew.change_rules([Rule(enabled=False)])
+    assert worker.untold is not None
+    while "filler" in (messages.receive(theirs) or {}):
+        crew.tell_again()
+        if worker.untold is None:
+            break
+    messages_left = iter(lambda: messages.receive(theirs), None)
+    assert next(m for m in messages_left if "rules" in m)["rules"][0]["enabled"] is False
+
+
+def test_rules_that_are_too_long_to_be_told_change_nothing() -> None:
+    crew = idle_crew()
+    with pytest.raises(ConfigError, match="too long"):
+        crew.change_rules([Rule(methods=("X" * 50,) * 4000)])
+    assert crew._order.shadows[0].rule.methods == ("GET", "HEAD", "OPTIONS")

@@ -115,7 +115,8 @@ def test_what_is_not_whole_is_incomplete() -> None:
     assert cut.request is not None
     cut.request = cut.request._replace(body_bytes=9)
     stage.ready(cut)
-    assert (cut.trials[0].fate, cut.incomplete, stage.sender.taken) == (Fate.INCOMPLETE, Incomplete.BODY_LIMIT, [])
+    (trial,) = cut.trials
+    assert (trial.fate, trial.reason, stage.sender.taken) == (Fate.INCOMPLETE, Incomplete.BODY_LIMIT, [])
     orphan = make_exchange(None, make_response(), incomplete=Incomplete.REQUEST_LOST)
     headless = make_exchange(None, None, incomplete=Incomplete.GAP)
     stage.finished(cut, orphan, headless, new=2)
