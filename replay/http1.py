@@ -160,7 +160,8 @@ def _values(head: bytes, lower: bytes, name: bytes) -> list[bytes]:
     at = lower.find(needle)
     while at >= 0:
         after = at + len(needle)
-        colon = head.find(b":", after)
+        line_end = head.find(b"\n", after)
+        colon = head.find(b":", after, line_end if line_end >= 0 else len(head))
         if colon >= 0 and not head[after:colon].strip(b" \t"):
             end = _field_end(head, colon)
             out.append(_FOLD.sub(b" ", head[colon + 1 : end]).strip(b" \t\r\n"))
