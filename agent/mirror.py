@@ -44,12 +44,13 @@ class Mirror:
         for exchange in finished:
             if len(exchange.trials) <= self._place:  # it never became whole
                 exchange.trials.append(Trial(exchange))
-            trial = exchange.trials[self._place]
-            trial.finished = True
-            if trial.fate is not None:
-                self._over(trial)
+            known = exchange.trials[self._place]
+            assert known is not None
+            known.finished = True
+            if known.fate is not None:
+                self._over(known)
             elif exchange.incomplete is not None:
-                self._end(trial, Fate.INCOMPLETE, exchange.incomplete)
+                self._end(known, Fate.INCOMPLETE, exchange.incomplete)
 
     def answered(self, token: object, result: Outcome | Dropped) -> None:
         """The replay client's callback."""
@@ -90,5 +91,6 @@ class Mirror:
             self._over(trial)
 
     def _over(self, trial: Trial) -> None:
+        trial.exchange.trials[self._place] = None  # else both would wait for the garbage collector, which seldom comes
         if self._record is not None and trial.reason not in NOT_RECORDED:
             self._record(trial)

@@ -133,7 +133,7 @@ class Exchange:
     upgraded: bool = False  # CONNECT or 101: a tunnel follows
     incomplete: Incomplete | None = None  # why the *request* is not whole; None when it is
     forwarded: IPv4Address | IPv6Address | None = None  # the client, named by a PROXY header at the connection's start
-    trials: list[Trial] = field(default_factory=list)  # one for each shadow, once it was offered to them
+    trials: list[Trial | None] = field(default_factory=list)  # one for each shadow it was offered to, None once over
 
     @property
     def ttfb_ns(self) -> int | None:
