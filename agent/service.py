@@ -182,7 +182,7 @@ class Service:
             seed=self.config.seed,
             budget_packets=_per_cpu(capture.budget_packets_per_s),
             budget_bytes=_per_cpu(capture.budget_mib_per_s << 20),
-            set=0,
+            tables=0,
             enabled=0,  # until the tables are there
             workers=capture.workers,
             own_mark=self.config.mark,

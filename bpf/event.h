@@ -33,7 +33,7 @@ struct segment_event {
 	__u8 flags;     /* TCP flags */
 	__u8 key_bytes; /* KEY_V4_BYTES or KEY_V6_BYTES */
 	__u8 to_server; /* 1: towards the server port */
-	__u8 resumed;   /* 1: what came before it in its direction was left out on purpose */
+	__u8 resumed;   /* RESUMED: what came before it in its direction was left out on purpose */
 	__u8 key[KEY_V6_BYTES]; /* source, destination address, source, destination port, network order, packed */
 };
 
@@ -43,13 +43,17 @@ struct control {
 	__u64 seed;
 	__u64 budget_packets; /* copies allowed per CPU and second, 0: no limit */
 	__u64 budget_bytes;   /* payload bytes allowed per CPU and second, 0: no limit */
-	__u32 set;            /* which of the two sets of tables decides */
+	__u32 tables;         /* bit 0: which of the two sets decides; the rest: generation, new with each change */
 	__u32 enabled;        /* shadows that are on, a bit each: off takes effect with this one store */
 	__u32 workers;        /* rings in use */
 	__u32 own_mark;       /* SO_MARK of the agent's own sockets: never captured; 0: none */
 	__u32 request_limit;  /* payload bytes copied of a segment towards the server */
 	__u32 response_limit; /* and from it */
 };
+
+/* Of segment_event.resumed. */
+#define RESUMED 1
+#define PENDING 2 /* besides: one answer is still to come that belongs to what was left out */
 
 /* A shadow takes flows whose place among PPM lies in here. */
 struct window {
@@ -90,7 +94,9 @@ struct flow_state {
 	__u32 boundary;
 	__u32 outputs;       /* of the head that is being read */
 	__u32 length;        /* its content-length so far */
+	__u32 excess;        /* not 0: it is too large */
 	__u32 sent;          /* the server's sequence number behind all that it sent */
+	__u32 tables;        /* control.tables when it was last looked at */
 	__u16 automaton;     /* its state */
 	__u8 reading;        /* segments of a head that is being read; 0: none is */
 	__u8 known;          /* 1: `boundary` holds */
@@ -99,9 +105,9 @@ struct flow_state {
 	__u8 sticky;         /* 1: on until the end, since requests can no longer be told apart */
 	__u8 asked;          /* 1: a request came, */
 	__u8 answered;       /* and bytes from the server after it */
-	__u8 resume_client;  /* the next copied segment of this half follows what was left out */
+	__u8 resume_client;  /* RESUMED: the next copied segment of this half follows what was left out */
 	__u8 resume_server;
-	__u8 set;            /* tables that `automaton` belongs to */
+	__u8 ended;          /* directions that sent FIN: 1 the server's, 2 the client's */
 };
 
 /* Counted per CPU. Every segment on a watched port ends in exactly one of the first nine. */

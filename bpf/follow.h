@@ -5,8 +5,10 @@
  *
  * It may be generous, never mean: whatever it cannot tell (a head that goes on, chunked requests, pipelining, a hole, a
  * protocol it does not know) it copies. A connection whose requests cannot be told apart any more is *sticky*: copied
- * to its end. A connection that it meets in the middle is picked up at a segment that is a request's whole head, as
- * user space picks it up.
+ * to its end. A connection that it meets in the middle is copied until a segment is a request's whole head, where user
+ * space picks it up, too. So is one that was out of sight for a while: whose state is older than the last change of the
+ * tables but one, or was pushed out by others. One thing it cannot see: the rest of an answer that is still coming when a
+ * client has acknowledged all that came so far, and pipelines a request that nobody wants, is left out with that one's.
  *
  *     off ──wanted head──► on ──unwanted head, all answers begun──► off          anything unclear ──► sticky
  *
@@ -44,6 +46,14 @@ static __always_inline int stick(struct flow_state *f)
 	return 1;
 }
 
+/* A request begins while the answer to another is still to come: which answers are whose cannot be told here. */
+static __always_inline int stick_pipelined(struct flow_state *f)
+{
+	if (!f->on && !f->answered)
+		f->resume_client |= PENDING;
+	return stick(f);
+}
+
 /* The segment does not begin where a request does, so user space has to find its own way in. */
 static __always_inline int stick_inside(struct flow_state *f)
 {
@@ -55,37 +65,46 @@ static __always_inline int stick_inside(struct flow_state *f)
 /* Walk the automaton on; how many bytes it took, up to the end of the head. */
 static __always_inline __u32 walk(const struct selection *s, const __u8 *bytes, __u32 count, struct flow_state *f)
 {
-	__u32 state = f->automaton, outputs = f->outputs, i;
+	__u32 state = f->automaton, outputs = f->outputs, used = count, i;
 	const __u16 *next = (const __u16 *)s->next;
 	__u64 length = f->length, too_large = 0;
 
-	/* Three conditions a turn and no more: the verifier notes each on its way to the end, and gives up at 8192. */
+	/* Few conditions: the verifier goes both ways at each, in every turn (300 000 steps of the million it allows), and
+	 * gives up when a way has 8192 of them. So a state that shows nothing (no HAS_OUTPUT) is not passed over. */
 #pragma clang loop unroll(disable)
 	for (i = 0; i < SCAN_MAX_BYTES; i++) {
 		__u32 entry, output, byte;
 		__u64 digit;
 
+		/* Without it LLVM computes with the index what the verifier then takes for many values at once. */
+		asm volatile("" : "+r"(i));
 		if (i >= count)
 			break;
 		byte = bytes[i];
 		entry = next[(state & STATE_MASK) * CLASSES_MAX | (s->classes[byte] & (CLASSES_MAX - 1))];
 		state = entry & STATE_MASK;
-		if (!(entry & HAS_OUTPUT))
-			continue;
 		output = s->outputs[state];
 		digit = output / LENGTH_DIGIT & 1;
 		length = length * (1 + 9 * digit) + (byte & 15) * digit;
 		too_large |= length / LENGTH_MAX;
 		outputs |= (output & outputs & LENGTH_NAME) * (STICKY / LENGTH_NAME) | output; /* two are one too many */
 		if (output & HEAD_END) {
-			i++;
+			used = i + 1;
 			break;
 		}
 	}
 	f->automaton = state;
-	f->outputs = too_large ? outputs | STICKY : outputs;
-	f->length = too_large ? 0 : length;
-	return i;
+	f->outputs = outputs;
+	f->length = length;
+	f->excess = too_large | too_large >> 32;
+	/* What is decided on from here comes from memory. If it came from registers, the verifier would track their values
+	 * back through every turn of the loop, and walk it anew for each. */
+	asm volatile("" ::: "memory");
+	if (f->excess) {
+		f->outputs |= STICKY;
+		f->length = 0;
+	}
+	return used;
 }
 
 /* A head came to its end `used` bytes into the segment: see what follows from it. */
@@ -104,7 +123,7 @@ static __always_inline int take_head(struct flow_state *f, const struct segment_
 		return 1;
 	}
 	f->on = 0;
-	f->resume_client = f->resume_server = 1;
+	f->resume_client = f->resume_server = RESUMED;
 	return 0;
 }
 
@@ -114,7 +133,7 @@ static __always_inline int follow_request(struct __sk_buff *skb, const struct ch
 {
 	const struct segment_event *event = &record->event;
 	__s32 ahead = event->seq - f->boundary;
-	__u64 count = event->length;
+	__u64 count;
 	__u32 used;
 
 	if (f->sticky)
@@ -123,19 +142,18 @@ static __always_inline int follow_request(struct __sk_buff *skb, const struct ch
 		return ahead + (__s32)event->length > 0 ? stick_inside(f) : f->on;
 	if (f->known && ahead > 0) /* a hole */
 		return stick_inside(f);
-	if (f->reading && f->set != choice->set) /* its beginning was read with other tables */
-		return stick(f);
 	if (!f->reading) {
-		/* Pipelined, for the client has not had all that it asked for: whose answer comes next cannot be told here. */
 		if (f->asked && (!f->answered || (__s32)(event->ack - f->sent) < 0))
-			return stick(f);
+			return stick_pipelined(f);
 		f->automaton = 0;
 		f->outputs = f->length = 0;
-		f->set = choice->set;
 	}
-	if (count > SCAN_MAX_BYTES)
-		count = SCAN_MAX_BYTES;
+	record->shadows = choice->shadows;
+	record->address = choice->address;
+	record->count = event->length < SCAN_MAX_BYTES ? event->length : SCAN_MAX_BYTES;
+	asm volatile("" ::: "memory");
 	/* As in `copy`: the verifier must see the bounds on the register that the helper gets. */
+	count = record->count;
 	asm volatile("" : "+r"(count));
 	count &= 2 * SCAN_MAX_BYTES - 1;
 	if (count == 0 || count > SCAN_MAX_BYTES ||
@@ -147,10 +165,10 @@ static __always_inline int follow_request(struct __sk_buff *skb, const struct ch
 		return 1;
 	}
 	if (f->outputs & HEAD_END) {
-		__u32 index = (choice->address & (ADDRESS_MASKS - 1)) * HEAD_MASKS | (f->outputs & HEAD_TESTS);
+		__u32 index = (record->address & (ADDRESS_MASKS - 1)) * HEAD_MASKS | (f->outputs & HEAD_TESTS);
 		/* A head of which a part was copied already is copied whole. */
 		int wanted = f->reading || f->outputs & FOLD ||
-			     ((const __u16 *)choice->tables->wanted)[index] & choice->shadows;
+			     ((const __u16 *)choice->tables->wanted)[index] & record->shadows;
 
 		return f->outputs & REQUEST_LINE ? take_head(f, event, used, wanted) : stick(f);
 	}
@@ -162,39 +180,84 @@ static __always_inline int follow_request(struct __sk_buff *skb, const struct ch
 	return 1;
 }
 
-/* The flow's state, made when it is new; a SYN begins it anew. */
-static __always_inline struct flow_state *flow_state_of(struct flow_key *key, const struct segment_event *event)
+/* The flow's state, made when it is new. */
+static __always_inline struct flow_state *flow_state_of(struct flow_key *key, const struct choice *choice,
+							const struct segment_event *event)
 {
 	struct flow_state *f = flows.lookup(key);
-	struct flow_state fresh = {};
-	int begins = event->to_server && event->flags & TCP_SYN;
+	struct flow_state fresh = {.tables = choice->generation};
 
-	if (f && !begins)
+	if (f)
 		return f;
-	if (begins) {
+	if (event->to_server && event->flags & TCP_SYN) {
 		fresh.boundary = event->seq + 1;
-		fresh.known = fresh.resume_client = fresh.resume_server = 1;
-		fresh.ever = f ? f->ever : 0;
+		fresh.known = 1;
+		fresh.resume_client = fresh.resume_server = RESUMED;
+	} else {
+		fresh.on = fresh.ever = 1;
 	}
-	flows.update(key, &fresh);
+	flows.insert(key, &fresh); /* the other direction may have been first */
 	return flows.lookup(key);
+}
+
+/* Nothing is known any more of where requests begin; until the next is found, all is copied. */
+static __always_inline void lose_sight(struct flow_state *f)
+{
+	f->known = f->reading = f->asked = f->answered = f->sticky = f->ended = 0;
+	f->resume_client = f->resume_server = 0;
+	f->on = f->ever = 1;
+}
+
+/* Bring a state that was there before up to date. */
+static __always_inline void refresh(struct flow_state *f, const struct choice *choice, const struct segment_event *event)
+{
+	/* Generations go up by one in bits 1 and up: by more than one, and the flow was perhaps not looked at meanwhile. */
+	__u32 generations = (choice->generation >> 1) - (f->tables >> 1);
+
+	if (generations > 1) {
+		lose_sight(f);
+	} else if (generations && f->reading) { /* the head's beginning was read with other tables */
+		f->reading = f->known = 0;
+		f->on = f->ever = 1;
+	}
+	f->tables = choice->generation;
+	/* Ports that are used again, or a SYN that the server will refuse: who knows. The next request tells. */
+	if (event->to_server && event->flags & TCP_SYN && f->boundary != event->seq + 1)
+		lose_sight(f);
+}
+
+/* Where a flow keeps that its half has to be resumed. */
+static __always_inline __u8 *resume_of(struct flow_state *f, const struct segment_event *event)
+{
+	return event->to_server ? &f->resume_client : &f->resume_server;
 }
 
 enum followed { LEAVE = 0, COPY = 1, COPY_FLAGS = 2 };
 
-/* What to do with the segment; `resume` is where the flow keeps that its half has to be resumed. COPY_FLAGS: its payload
- * is not wanted, but whoever follows the flow is to know that it begins or ends. */
+/* What to do with the segment; `state` is that of its flow, NULL when that is over. COPY_FLAGS: its payload is not
+ * wanted, but whoever follows the flow is to know that it begins or ends. */
 static __always_inline int follow(struct __sk_buff *skb, const struct packet *p, const struct choice *choice,
-				  struct scratch_record *record, __u32 payload_at, __u8 **resume)
+				  struct scratch_record *record, __u32 payload_at, struct flow_state **state)
 {
 	const struct segment_event *event = &record->event;
 	struct flow_key key = flow_key_of(p, event->to_server);
-	struct flow_state *f = flow_state_of(&key, event);
-	__u32 end = event->seq + event->length;
+	struct flow_state *f = flow_state_of(&key, choice, event);
 
 	if (!f)
 		return COPY;
-	*resume = event->to_server ? &f->resume_client : &f->resume_server;
+	refresh(f, choice, event);
+	*state = f;
+	if (event->flags & TCP_FIN)
+		f->ended |= 1 << event->to_server;
+	if (event->flags & TCP_RST || f->ended == 3) {
+		int followed = event->length && (event->to_server || f->on) ? COPY : f->ever ? COPY_FLAGS : LEAVE;
+
+		/* Over: the same ports may come again. */
+		record->event.resumed = event->to_server ? f->resume_client : f->resume_server;
+		*state = NULL;
+		flows.delete(&key);
+		return followed;
+	}
 	/* Data in a SYN (TCP Fast Open) may come again in the next segment, or not: user space sorts that out. */
 	if (event->flags & TCP_SYN && event->length)
 		return stick_inside(f);
@@ -202,6 +265,8 @@ static __always_inline int follow(struct __sk_buff *skb, const struct packet *p,
 		if (follow_request(skb, choice, f, record, payload_at))
 			return COPY;
 	} else if (event->length) {
+		__u32 end = event->seq + event->length;
+
 		if (!f->answered || (__s32)(end - f->sent) > 0)
 			f->sent = end;
 		f->answered = 1;

@@ -18,6 +18,10 @@
 struct scratch_record {
 	struct segment_event event;
 	__u8 payload[PAYLOAD_MAX_BYTES + 1];
+	__u32 shadows; /* what `follow` goes on with behind its loop */
+	__u32 address;
+	__u32 count;
+	__u32 unused;
 };
 
 /* Longest prefix of an address. */

@@ -77,6 +77,7 @@ static __always_inline __u32 worker_of(__u64 hash, const struct control *c)
 struct choice {
 	const struct selection *tables;
 	__u32 set;      /* which of the two they are */
+	__u32 generation;
 	__u32 shadows;  /* mask of those that may want it */
 	__u32 address;  /* mask of the tests on the client's address that are true */
 	__u32 by_head;  /* 1: its requests' heads decide */

@@ -89,7 +89,7 @@ static __always_inline void sampled_segment(struct __sk_buff *skb, const struct 
 	u32 slot = bpf_get_smp_processor_id();
 	struct scratch_record *record = scratch.lookup(&slot);
 	struct segment_event *event;
-	__u8 *resume = NULL;
+	struct flow_state *state = NULL;
 	__u32 payload_at, limit;
 
 	if (!record)
@@ -108,7 +108,7 @@ static __always_inline void sampled_segment(struct __sk_buff *skb, const struct 
 		return;
 	}
 	if (choice->by_head) {
-		int followed = follow(skb, p, choice, record, payload_at, &resume);
+		int followed = follow(skb, p, choice, record, payload_at, &state);
 
 		if (followed == LEAVE) {
 			count->unmatched++;
@@ -118,7 +118,8 @@ static __always_inline void sampled_segment(struct __sk_buff *skb, const struct 
 			event->seq += event->length;
 			event->length = 0;
 		}
-		event->resumed = resume ? *resume : 0;
+		if (state)
+			event->resumed = *resume_of(state, event);
 	}
 	if (!within_budget(c, event->t_ns, event->length)) {
 		count->over_budget++;
@@ -133,15 +134,15 @@ static __always_inline void sampled_segment(struct __sk_buff *skb, const struct 
 		count->copied_bytes += event->captured;
 		if (event->captured < event->length)
 			count->cut++;
-		if (resume)
-			*resume = 0;
+		if (state)
+			*resume_of(state, event) = 0;
 		return;
 	}
 	count->ring_full++;
 lost:
 	/* What comes next does not begin with a message: for user space this is a loss like any other. */
-	if (resume && event->length)
-		*resume = 0;
+	if (state && event->length)
+		*resume_of(state, event) = 0;
 	count->lost_bytes += event->length;
 	if (event->to_server && event->length)
 		count->lost_to_server++;
@@ -183,7 +184,8 @@ static inline __attribute__((always_inline)) int tap(struct __sk_buff *skb, enum
 		return PASS;
 	}
 	hash = connection_hash(&p, c->seed);
-	choice.set = c->set & 1;
+	choice.generation = c->tables;
+	choice.set = choice.generation & 1;
 	choice.tables = selections.lookup(&choice.set);
 	if (!choice.tables)
 		return PASS;

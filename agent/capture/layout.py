@@ -14,7 +14,7 @@ BUSY, DISCARD = 1 << 31, 1 << 30  # in the record header's length
 LENGTH_MASK = DISCARD - 1
 
 CONTROL = struct.Struct("<QQQQIIIIII")  # the lease comes first
-CONTROL_SET_AT, CONTROL_ENABLED_AT = 32, 36  # offsets of two of its fields
+CONTROL_TABLES_AT, CONTROL_ENABLED_AT = 32, 36  # offsets of two of its fields
 PORT_WORDS = 1024
 PPM = 1_000_000
 
@@ -25,6 +25,7 @@ MASKS = 1 << TESTS_MAX
 STATES_MAX, CLASSES_MAX = 4096, 64
 SCAN_MAX_BYTES = 2048
 RESUMED_FLAG = 0x100  # beside the TCP flags of a segment: what came before it was left out on purpose
+PENDING_FLAG = 0x200  # besides: one answer is still to come that belongs to what was left out
 
 # struct selection: four numbers, the windows, then tables.
 SELECTION_HEAD = struct.Struct(f"<IIII{2 * SHADOWS_MAX}I")
@@ -45,7 +46,7 @@ class Control(NamedTuple):
     seed: int
     budget_packets: int
     budget_bytes: int
-    set: int  # which of the two sets of tables decides
+    tables: int  # bit 0: which of the two sets decides; the rest: generation
     enabled: int  # mask of the shadows that are on
     workers: int
     own_mark: int

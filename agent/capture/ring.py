@@ -94,7 +94,7 @@ class Ring:
                     data[key_at : key_at + key_bytes],
                     seq,
                     ack,
-                    flags | resumed << 8,  # RESUMED_FLAG
+                    flags | resumed << 8,  # RESUMED_FLAG, PENDING_FLAG
                     data[payload_at : payload_at + captured],
                     length,
                 )

@@ -15,7 +15,7 @@ from contextlib import suppress
 from agent.capture import kernel
 from agent.capture.layout import (
     CONTROL_ENABLED_AT,
-    CONTROL_SET_AT,
+    CONTROL_TABLES_AT,
     SELECTION_BYTES,
     SELECTION_HEAD,
     SELECTION_TABLES,
@@ -42,13 +42,18 @@ class Tables:
         size = -(-SELECTION_BYTES * SETS // mmap.PAGESIZE) * mmap.PAGESIZE
         self._selections = mmap.mmap(selections_fd, size)
         self._words = memoryview(control)
-        self._set = self._words[CONTROL_SET_AT : CONTROL_SET_AT + 4].cast("I")
+        self._word = self._words[CONTROL_TABLES_AT : CONTROL_TABLES_AT + 4].cast("I")
         self._enabled = self._words[CONTROL_ENABLED_AT : CONTROL_ENABLED_AT + 4].cast("I")
 
     @property
     def active(self) -> int:
         """Which set decides."""
-        return self._set[0]
+        return self._word[0] & 1
+
+    @property
+    def word(self) -> int:
+        """control.tables: the set, and the generation above it."""
+        return self._word[0]
 
     @property
     def enabled(self) -> int:
@@ -57,19 +62,33 @@ class Tables:
 
     @enabled.setter
     def enabled(self, mask: int) -> None:
+        before = self._enabled[0]
+        if mask == before:
+            return
+        self._enabled[0] = before & mask  # off first
+        self._next_generation(self.active)
         self._enabled[0] = mask
+
+    def missed(self) -> None:
+        """The program looked at nothing for a while: what it knows of flows is not to be relied on."""
+        self._next_generation(self.active)
+        self._next_generation(self.active)
+
+    def _next_generation(self, at: int) -> None:
+        """With one store, so that the program never sees a set with the generation of another."""
+        self._word[0] = ((self._word[0] >> 1) + 1 & 0x7FFFFFFF) << 1 | at
 
     def select(self, selection: Selection) -> None:
         """Write the set that does not decide, then let it decide. OSError when the kernel has no room for the prefixes;
         then what decides is as it was, and another selection can be tried."""
-        at = 1 - self._set[0]
+        at = 1 - self.active
         self._write_prefixes(at, selection)
         self._write_tables(at * SELECTION_BYTES, selection)
-        self._set[0] = at
+        self._next_generation(at)
 
     def close(self) -> None:
         """Unmap, and let go of the descriptors."""
-        for view in (self._set, self._enabled, self._words):
+        for view in (self._word, self._enabled, self._words):
             view.release()
         self._selections.close()
         for fd in self._fds:

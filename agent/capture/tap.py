@@ -128,7 +128,9 @@ class Tap:
         late_ns = now_ns - self._lease_until_ns if self._lease_until_ns else 0
         self._lease_until_ns = now_ns + self.lease_ns
         self._lease[0] = self._lease_until_ns
-        self.lapses += late_ns > 0
+        if late_ns > 0:
+            self.lapses += 1
+            self.tables.missed()
         return max(0, late_ns) / 1e9
 
     @contextmanager

@@ -39,7 +39,7 @@ class Connection:
         self._server = source(client.peer.key)
         self._max_open = pairing.limits.max_pipelined
         self._count = 0  # exchanges so far
-        self._abandoned = 0  # requests given up whose responses will still come
+        self._abandoned = client.flow.pending  # requests given up, or never seen, whose responses will still come
         self._early_bytes = 0  # of the response of `reading`, which came before the request is whole; 0: it did not
         self._ended = False  # no response comes any more
         self._resumed_at = -1  # responses seen when requests were last left out
@@ -53,6 +53,11 @@ class Connection:
             self._ended = True
         else:
             client.peer.reader = self.responses
+
+    @property
+    def resumed(self) -> bool:
+        """Messages were left out on purpose, so what comes next may be the rest of one."""
+        return self._flow.resumed
 
     # Called by the request reader.
 
@@ -204,6 +209,10 @@ class Connection:
             return
         self._abandoned = 0
         self._give_up_waiting()
+
+    def expect_foreign(self) -> None:
+        """The next response belongs to a request that was left out."""
+        self._abandoned = 1
 
     def end_half(self, half: Half, reason: EndReason) -> None:
         """A direction is over. Without responses to come, what waits for one is over too."""

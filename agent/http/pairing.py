@@ -61,6 +61,8 @@ class Pairing:
                     half.from_start = event[4]  # else what comes first is no first message: as if joined in the middle
                 elif event[4]:
                     reader.left_out(event[3])
+                    if event[5]:
+                        reader.connection.expect_foreign()
                 else:
                     reader.gap(event[3])
             else:

@@ -59,5 +59,8 @@ class Prologue:
         """The same; the kernel leaves nothing out here."""
         self.gap(length)
 
+    def expect_foreign(self) -> None:
+        """Pairing begins behind the header."""
+
     def end_half(self, half: Half, reason: EndReason) -> None:
         """The connection ended before it began."""

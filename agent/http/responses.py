@@ -32,7 +32,9 @@ class ResponseReader(Reader):
     def not_the_protocol(self) -> None:
         """See Reader. What was asked stays without an answer; if nothing was, neither side speaks HTTP."""
         self.budget.counters.not_http_server += 1
-        if self.connection.requests.messages:
+        if self.connection.resumed:
+            self.lose()  # in the middle of an answer to something that was left out
+        elif self.connection.requests.messages:
             self.silence()
         else:
             self.connection.abandon()

@@ -42,6 +42,7 @@ class Gap(NamedTuple):
     t_ns: int
     length: int
     left_out: bool = False  # on purpose, and nothing else: messages that nobody wants; what follows begins one
+    pending: bool = False  # besides: the next answer still belongs to what was left out
 
 
 class End(NamedTuple):

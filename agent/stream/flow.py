@@ -102,7 +102,10 @@ class Half:
 class Flow:
     """Both directions of one connection. `client` is the half that sends requests, None until somebody knows."""
 
-    __slots__ = ("carries_data", "client", "closed", "halves", "muted", "number", "stall_segments", "stall_t_ns")
+    __slots__ = (
+        "carries_data", "client", "closed", "halves", "muted", "number", "pending", "resumed", "stall_segments",
+        "stall_t_ns",
+    )  # fmt: skip
 
     def __init__(self, number: int, key: bytes, reverse_key: bytes) -> None:
         self.number = number
@@ -113,6 +116,8 @@ class Flow:
         self.carries_data = False
         self.closed = False
         self.muted = False
+        self.resumed = False  # messages of it were left out by the source
+        self.pending = 0  # answers still to come that belong to requests which the source left out
         self.stall_t_ns = 0  # since when something waits only for disorder to resolve; 0: nothing does
         self.stall_segments = 0  # segments of this flow since then
 

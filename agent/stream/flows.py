@@ -83,6 +83,7 @@ class Flows:
         for flow in self._table.idle(now_ns):
             self.counters.timed_out += 1
             self._end(flow, EndReason.TIMEOUT, now_ns, out)
+            self._table.forget(flow)  # it may be used again, and a straggler comes sooner than this
         self._forget(now_ns)
         return out
 
@@ -173,7 +174,8 @@ class Flows:
         if half.flow.closed or half.isn != SLOW:
             return True
         if not half.joined:
-            return False
+            ahead = distance(segment.seq + 1, half.expected)  # of what is held, the first
+            return bool(half.held) and not -LATE_SYN_BYTES <= ahead <= 0
         if half.from_start:
             return half.expected != (segment.seq + 1) & _MASK and half.offset == 0
         behind = distance(half.expected, segment.seq + 1) - half.offset

@@ -8,6 +8,7 @@ halves. A server's answers it; when it overtakes the client's in the ring, it wa
 
 from __future__ import annotations
 
+from agent.capture.layout import PENDING_FLAG
 from agent.capture.segment import ACK, RST, SYN, Segment
 from agent.stream.events import Event
 from agent.stream.flow import SLOW, Half, distance
@@ -26,7 +27,11 @@ def resume(reassembly: Reassembly, half: Half, segment: Segment, out: list[Event
     marks = [(half, segment.seq)]
     if flags & ACK and not half.peer.ended:
         marks.append((half.peer, segment.ack))
-    reassembly.resume_at(flow, marks, segment.t_ns, out)
+    flow.resumed = True
+    pending = bool(flags & PENDING_FLAG)
+    if pending and not half.joined and not flow.holds:
+        flow.pending = 1  # the first that is seen of the connection, so there is no gap to say it
+    reassembly.resume_at(flow, marks, segment.t_ns, out, pending=pending)
 
 
 def begins_elsewhere(half: Half, segment: Segment) -> bool:
@@ -41,6 +46,8 @@ def begins_elsewhere(half: Half, segment: Segment) -> bool:
         return False
     if half.ended and segment.length and distance(seq, half.expected) >= 0:
         return True
+    if segment.length and any(piece.fin and half.offset_of(seq) >= piece.end for piece in half.held):
+        return True  # it has ended, too, but nothing was handed on yet
     return not _reachable(half, seq) or (bool(segment.flags & ACK) and not _reachable(half.peer, segment.ack))
 
 

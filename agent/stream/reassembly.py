@@ -79,10 +79,12 @@ class Reassembly:
         half.expected = expected
         half.joined = True
 
-    def resume_at(self, flow: Flow, marks: Sequence[tuple[Half, int]], t_ns: int, out: list[Event]) -> None:
+    def resume_at(
+        self, flow: Flow, marks: Sequence[tuple[Half, int]], t_ns: int, out: list[Event], *, pending: bool
+    ) -> None:
         """Each half goes on at its sequence number: what is missing right before it was left out on purpose.
 
-        What is held from before is handed on, what is held from there on stays.
+        What is held from before is handed on, what is held from there on stays. `pending`: see Gap.
         """
         for half, seq in marks:
             if not half.joined:
@@ -92,7 +94,7 @@ class Reassembly:
             self._pass(early, out)
         for half, end in ends.items():
             if end > half.offset and not half.ended:
-                self._gap(half, half.offset, t_ns, end - half.offset, out, left_out=True)
+                self._gap(Gap(half, half.offset, t_ns, end - half.offset, True, pending), out)
                 half.advance(end)
 
     def _join_at(self, half: Half, seq: int) -> None:
@@ -165,13 +167,13 @@ class Reassembly:
             return
         silent = half.flow.muted
         if offset > half.offset:
-            self._gap(half, half.offset, t_ns, offset - half.offset, out, resumed)
+            self._gap(Gap(half, half.offset, t_ns, offset - half.offset, resumed), out)
         if data and not silent:
             out.append(Chunk(half, offset, t_ns, data))
             self._counters.chunks += 1
         if offset + len(data) < end:
             self._counters.cut_bytes += end - offset - len(data)
-            self._gap(half, offset + len(data), t_ns, end - offset - len(data), out)
+            self._gap(Gap(half, offset + len(data), t_ns, end - offset - len(data)), out)
         half.advance(end)
         if ack != SLOW:
             peer = half.peer
@@ -183,16 +185,17 @@ class Reassembly:
             self._clear(half)
             out.append(End(half, end, t_ns, EndReason.FIN))
 
-    def _gap(self, half: Half, offset: int, t_ns: int, length: int, out: list[Event], left_out: bool = False) -> None:
-        if half.flow.muted:
+    def _gap(self, gap: Gap, out: list[Event]) -> None:
+        if gap.half.flow.muted:
             return
-        if left_out:
-            self._counters.left_out += 1
-            self._counters.left_out_bytes += length
+        counters = self._counters
+        if gap.left_out:
+            counters.left_out += 1
+            counters.left_out_bytes += gap.length
         else:
-            self._counters.gaps += 1
-            self._counters.gap_bytes += length
-        out.append(Gap(half, offset, t_ns, length, left_out))
+            counters.gaps += 1
+            counters.gap_bytes += gap.length
+        out.append(gap)
 
     def _contain(self, half: Half, t_ns: int, out: list[Event]) -> None:
         """Something has to wait: see that it does not wait too long, nor take too much."""

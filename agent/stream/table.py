@@ -86,7 +86,7 @@ class FlowTable:
             self._lingering.append((now_ns, flow))
         else:
             del self._embryonic[flow]
-            self._forget(flow)
+            self.forget(flow)
 
     def surplus_embryonic(self) -> Flow | None:
         """The oldest flow without data, if there are more than the limit."""
@@ -108,9 +108,9 @@ class FlowTable:
         """Let go of closed flows whose time is over; how many went early because of the limit."""
         early = max(0, len(self._lingering) - self._limits.max_lingering)
         for _ in range(early):
-            self._forget(self._lingering.popleft()[1])
+            self.forget(self._lingering.popleft()[1])
         while self._lingering and self._lingering[0][0] + self._limits.linger_ns < now_ns:
-            self._forget(self._lingering.popleft()[1])
+            self.forget(self._lingering.popleft()[1])
         return early
 
     def idle(self, now_ns: int) -> Iterator[Flow]:
@@ -137,7 +137,8 @@ class FlowTable:
         active = [flow for _, _, flow in self._active if not flow.closed]
         return sorted([*self._embryonic, *active], key=lambda flow: flow.number)
 
-    def _forget(self, flow: Flow) -> None:
+    def forget(self, flow: Flow) -> None:
+        """Its segments open a flow again."""
         for half in flow.halves:
             self._release(half)
 

@@ -30,5 +30,5 @@ def select(tap: Tap, *shadows: Wanted, geo: GeoNetworks | None = None) -> Select
 
 def arm(tap: Tap, workers: int, lease_ns: int = LEASE_NS, **changes: int) -> None:
     """Orders and lease; which tables decide, and who is on, stays as it is."""
-    base = Control(SEED, 0, 0, tap.tables.active, tap.tables.enabled, workers, 0, 65535, 65535)
+    base = Control(SEED, 0, 0, tap.tables.word, tap.tables.enabled, workers, 0, 65535, 65535)
     tap.arm(base._replace(**changes), lease_ns)

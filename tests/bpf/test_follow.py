@@ -92,7 +92,8 @@ class Dialogue:
         if not to_server:
             ends, ports = ends[::-1], ports[::-1]
         ip: Packet = (IP if ":" not in self.client else IPv6)(src=ends[0], dst=ends[1])
-        tcp = TCP(sport=ports[0], dport=ports[1], seq=seq, ack=ack, flags=flags)
+        numbers = {"seq": seq & 0xFFFFFFFF, "ack": ack & 0xFFFFFFFF}
+        tcp = TCP(sport=ports[0], dport=ports[1], flags=flags, **numbers)
         packet = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / ip / tcp / Raw(payload)
         assert kernel.test_run(self.tap.programs[hook], bytes(packet))[0] == PASS
         came = self.ring.read()

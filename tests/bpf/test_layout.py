@@ -135,5 +135,5 @@ def test_a_selection_is_where_python_writes_it(offsets: dict[str, tuple[int, int
 
 def test_the_words_that_are_written_alone_are_where_python_writes_them(offsets: dict[str, tuple[int, int]]) -> None:
     assert offsets["control.lease_until_ns"] == (0, 8)
-    assert offsets["control.set"] == (layout.CONTROL_SET_AT, 4)
+    assert offsets["control.tables"] == (layout.CONTROL_TABLES_AT, 4)
     assert offsets["control.enabled"] == (layout.CONTROL_ENABLED_AT, 4)

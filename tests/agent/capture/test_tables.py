@@ -17,7 +17,7 @@ from agent.capture import kernel
 from agent.capture.layout import (
     CONTROL,
     CONTROL_ENABLED_AT,
-    CONTROL_SET_AT,
+    CONTROL_TABLES_AT,
     MASKS,
     SELECTION_BYTES,
     SELECTION_HEAD,
@@ -219,14 +219,20 @@ def test_where_heads_do_not_decide_the_automaton_is_left_alone(bench: Bench) -> 
 
 def test_two_words_of_the_control_block_and_no_more(bench: Bench) -> None:
     bench.control[: CONTROL.size] = bytes(range(1, CONTROL.size + 1))
-    bench.control[CONTROL_SET_AT : CONTROL_SET_AT + 4] = bytes(4)
+    bench.control[CONTROL_TABLES_AT : CONTROL_TABLES_AT + 4] = bytes(4)
     before = bytearray(bench.control[:])
     bench.tables.enabled = 0b1010_0101
     before[CONTROL_ENABLED_AT : CONTROL_ENABLED_AT + 4] = struct.pack("<I", 0b1010_0101)
+    before[CONTROL_TABLES_AT : CONTROL_TABLES_AT + 4] = struct.pack("<I", 1 << 1)  # a new generation of the same set
     assert bench.control[:] == before
+    bench.tables.enabled = 0b1010_0101
+    assert bench.control[:] == before, "what is as it was begins no generation"
     assert bench.tables.enabled == 0b1010_0101
     bench.tables.select(selected("random"))
-    before[CONTROL_SET_AT : CONTROL_SET_AT + 4] = struct.pack("<I", 1)
+    before[CONTROL_TABLES_AT : CONTROL_TABLES_AT + 4] = struct.pack("<I", 2 << 1 | 1)
+    assert bench.control[:] == before
+    bench.tables.missed()
+    before[CONTROL_TABLES_AT : CONTROL_TABLES_AT + 4] = struct.pack("<I", 4 << 1 | 1)
     assert bench.control[:] == before
 
 

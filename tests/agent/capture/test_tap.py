@@ -85,15 +85,15 @@ def test_the_descriptors_are_told_apart_by_their_place() -> None:
 def test_two_words_of_the_control_block_are_the_tables() -> None:
     """What decides, and who is on, changes without a word about the rest; new orders may keep both."""
     memory = Memory()
-    control = Control(1, 2, 3, set=0, enabled=0, workers=6, own_mark=7, request_limit=8, response_limit=9)
+    control = Control(1, 2, 3, tables=0, enabled=0, workers=6, own_mark=7, request_limit=8, response_limit=9)
     memory.tap.arm(control, 5_000_000_000)
     memory.tap.tables.enabled = 0b101
     until, *orders = memory.orders()
-    assert until and Control(*orders) == control._replace(enabled=0b101)
-    memory.tap.arm(control._replace(set=1, enabled=3), 5_000_000_000)
+    assert until and Control(*orders) == control._replace(tables=1 << 1, enabled=0b101)
+    memory.tap.arm(control._replace(tables=1, enabled=3), 5_000_000_000)
     assert (memory.tap.tables.active, memory.tap.tables.enabled) == (1, 3)
     memory.tap.stop()
-    assert memory.orders() == (0, *control._replace(set=1, enabled=3))
+    assert memory.orders() == (0, *control._replace(tables=1, enabled=3))
 
 
 def test_what_is_left_to_attach() -> None:
