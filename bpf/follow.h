@@ -20,6 +20,7 @@
 #include "match.h"
 
 #define READING_MAX 32 /* segments of one head */
+#define OVER 3 /* of flow_state.ended */
 #define LENGTH_MAX (1U << 30) /* of a body, so that its end is not mistaken for the past */
 
 static __always_inline struct flow_key flow_key_of(const struct packet *p, int to_server)
@@ -180,6 +181,15 @@ static __always_inline int follow_request(struct __sk_buff *skb, const struct ch
 	return 1;
 }
 
+/* A connection begins: its first request is at `boundary`. */
+static __always_inline void begin(struct flow_state *f, __u32 boundary)
+{
+	f->boundary = boundary;
+	f->known = 1;
+	f->on = f->reading = f->asked = f->answered = f->sticky = f->ended = 0;
+	f->resume_client = f->resume_server = RESUMED;
+}
+
 /* The flow's state, made when it is new. */
 static __always_inline struct flow_state *flow_state_of(struct flow_key *key, const struct choice *choice,
 							const struct segment_event *event)
@@ -189,13 +199,10 @@ static __always_inline struct flow_state *flow_state_of(struct flow_key *key, co
 
 	if (f)
 		return f;
-	if (event->to_server && event->flags & TCP_SYN) {
-		fresh.boundary = event->seq + 1;
-		fresh.known = 1;
-		fresh.resume_client = fresh.resume_server = RESUMED;
-	} else {
+	if (event->to_server && event->flags & TCP_SYN)
+		begin(&fresh, event->seq + 1);
+	else
 		fresh.on = fresh.ever = 1;
-	}
 	flows.insert(key, &fresh); /* the other direction may have been first */
 	return flows.lookup(key);
 }
@@ -221,9 +228,15 @@ static __always_inline void refresh(struct flow_state *f, const struct choice *c
 		f->on = f->ever = 1;
 	}
 	f->tables = choice->generation;
-	/* Ports that are used again, or a SYN that the server will refuse: who knows. The next request tells. */
-	if (event->to_server && event->flags & TCP_SYN && f->boundary != event->seq + 1)
+	if (!event->to_server || !(event->flags & TCP_SYN) || f->boundary == event->seq + 1)
+		return;
+	/* The same ports again. If the old connection was not seen to end, the server may refuse this: the next request
+	 * tells. User space knows the old one if any of it was copied, and is told of this SYN. */
+	if (f->ended != OVER) {
 		lose_sight(f);
+		return;
+	}
+	begin(f, event->seq + 1);
 }
 
 /* Where a flow keeps that its half has to be resumed. */
@@ -234,8 +247,8 @@ static __always_inline __u8 *resume_of(struct flow_state *f, const struct segmen
 
 enum followed { LEAVE = 0, COPY = 1, COPY_FLAGS = 2 };
 
-/* What to do with the segment; `state` is that of its flow, NULL when that is over. COPY_FLAGS: its payload is not
- * wanted, but whoever follows the flow is to know that it begins or ends. */
+/* What to do with the segment; `state` is that of its flow. COPY_FLAGS: its payload is not wanted, but whoever follows
+ * the flow is to know that it begins or ends. */
 static __always_inline int follow(struct __sk_buff *skb, const struct packet *p, const struct choice *choice,
 				  struct scratch_record *record, __u32 payload_at, struct flow_state **state)
 {
@@ -247,17 +260,8 @@ static __always_inline int follow(struct __sk_buff *skb, const struct packet *p,
 		return COPY;
 	refresh(f, choice, event);
 	*state = f;
-	if (event->flags & TCP_FIN)
-		f->ended |= 1 << event->to_server;
-	if (event->flags & TCP_RST || f->ended == 3) {
-		int followed = event->length && (event->to_server || f->on) ? COPY : f->ever ? COPY_FLAGS : LEAVE;
-
-		/* Over: the same ports may come again. */
-		record->event.resumed = event->to_server ? f->resume_client : f->resume_server;
-		*state = NULL;
-		flows.delete(&key);
-		return followed;
-	}
+	if (event->flags & (TCP_FIN | TCP_RST))
+		f->ended |= event->flags & TCP_RST ? OVER : 1 << event->to_server;
 	/* Data in a SYN (TCP Fast Open) may come again in the next segment, or not: user space sorts that out. */
 	if (event->flags & TCP_SYN && event->length)
 		return stick_inside(f);

@@ -59,6 +59,7 @@ class Pairing:
             elif event.__class__ is Gap:
                 if reader is None:
                     half.from_start = event[4]  # else what comes first is no first message: as if joined in the middle
+                    half.flow.pending += event[5]
                 elif event[4]:
                     reader.left_out(event[3])
                     if event[5]:

@@ -87,6 +87,11 @@ class Half:
         """Stream offset of a sequence number."""
         return self.offset + distance(seq, self.expected)
 
+    @property
+    def position(self) -> int:
+        """Sequence number of the byte at `offset`, on the fast path and off it."""
+        return self.expected if self.next_seq == SLOW else self.next_seq
+
     def rebased(self, expected: int) -> list[Held]:
         """What is held, with offsets from sequence number `expected`; nothing from before it."""
         shift = distance(self.expected, expected)

@@ -12,7 +12,7 @@ from agent.capture.layout import RESUMED_FLAG
 from agent.capture.segment import ACK, FIN, RST, SYN, Segment, source_port
 from agent.stream.events import Chunk, End, EndReason, Event, Gap
 from agent.stream.flow import SLOW, Flow, Half, distance
-from agent.stream.left_out import begins_elsewhere, resume
+from agent.stream.left_out import COPY_BYTES, begins_elsewhere, resume
 from agent.stream.limits import FlowCounters, FlowLimits
 from agent.stream.reassembly import Reassembly
 from agent.stream.table import FlowTable
@@ -104,7 +104,7 @@ class Flows:
         flags = segment.flags
         if half is None:
             half = self._table.adopt(segment)
-        if half is None or (flags & _MAY_BEGIN and self._begins_anew(half, segment)):
+        if half is None or (flags & _MAY_BEGIN and self._begins_anew(half, segment)) or _lies_before(half, segment):
             if half is not None:
                 self._replace(half.flow, segment.t_ns, out)
             half = self._open(segment, out)
@@ -252,3 +252,10 @@ class Flows:
 
     def _forget(self, now_ns: int) -> None:
         self.counters.evicted_lingering += self._table.forget_lingering(now_ns)
+
+
+def _lies_before(half: Half, segment: Segment) -> bool:
+    """Bytes from before all that this half sent, or long before: the ports are used again, and the SYN was not seen."""
+    if not segment.length or not half.joined or half.flow.closed:
+        return False
+    return distance(segment.seq, half.position) < -min(half.offset, COPY_BYTES) - LATE_SYN_BYTES

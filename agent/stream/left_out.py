@@ -11,7 +11,7 @@ from __future__ import annotations
 from agent.capture.layout import PENDING_FLAG
 from agent.capture.segment import ACK, RST, SYN, Segment
 from agent.stream.events import Event
-from agent.stream.flow import SLOW, Half, distance
+from agent.stream.flow import Half, distance
 from agent.stream.reassembly import WINDOW_BYTES, Reassembly
 
 COPY_BYTES = 4 << 20  # how far behind of what was seen a segment may lie and still be a copy of something
@@ -52,5 +52,4 @@ def begins_elsewhere(half: Half, segment: Segment) -> bool:
 
 
 def _reachable(half: Half, seq: int) -> bool:
-    position = half.expected if half.next_seq == SLOW else half.next_seq
-    return not half.joined or -min(half.offset, COPY_BYTES) <= distance(seq, position) <= WINDOW_BYTES
+    return not half.joined or -min(half.offset, COPY_BYTES) <= distance(seq, half.position) <= WINDOW_BYTES

@@ -84,7 +84,8 @@ class Reassembly:
     ) -> None:
         """Each half goes on at its sequence number: what is missing right before it was left out on purpose.
 
-        What is held from before is handed on, what is held from there on stays. `pending`: see Gap.
+        What is held from before is handed on, what is held from there on stays. `pending`: see Gap; the first mark is
+        the client's.
         """
         for half, seq in marks:
             if not half.joined:
@@ -94,7 +95,7 @@ class Reassembly:
             self._pass(early, out)
         for half, end in ends.items():
             if end > half.offset and not half.ended:
-                self._gap(Gap(half, half.offset, t_ns, end - half.offset, True, pending), out)
+                self._gap(Gap(half, half.offset, t_ns, end - half.offset, True, pending and half is marks[0][0]), out)
                 half.advance(end)
 
     def _join_at(self, half: Half, seq: int) -> None:

@@ -267,6 +267,57 @@ def test_turned_off_by_one_store(tap: Tap, dialogue: Dialogue) -> None:
     assert tap.counters().unsampled == before + 2
 
 
+@pytest.mark.parametrize("rule", ["random", "cidr:192.0.2.0/24", ""])
+def test_ports_that_were_used_again_out_of_sight(tap: Tap, dialogue: Dialogue, rule: str) -> None:
+    """Meanwhile other tables decided, or nothing was on: what is known of the flow is of another connection."""
+    dialogue.open()
+    assert dialogue.asks(PLAIN) == [False, False]
+    if rule:
+        select(tap, wanted(rule))
+    else:
+        tap.tables.enabled = 0
+    dialogue.seq -= 1_000_000
+    dialogue.asks(PLAIN)
+    select(tap, wanted("header:X-Shadow-Test"))
+    assert dialogue.asks(TEST) + dialogue.asks(TEST) == [True] * 4
+    assert dialogue.asks(PLAIN) == [False, False]
+
+
+def test_a_stray_syn_hides_nothing(dialogue: Dialogue) -> None:
+    dialogue.open()
+    assert dialogue.asks(PLAIN) == [False, False]
+    dialogue.seq += 50_000
+    dialogue.send(b"", "S")
+    dialogue.seq -= 50_001
+    assert dialogue.asks(TEST) + dialogue.asks(TEST) == [True] * 4
+
+
+def test_answers_on_their_way_outlive_a_change_to_tests_on_heads(tap: Tap, ring: Ring) -> None:
+    select(tap, wanted())
+    dialogue = Dialogue(tap, ring).open()
+    assert dialogue.send(TEST)
+    select(tap, wanted("header:X-Shadow-Test"))
+    assert dialogue.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n") and dialogue.answer(b"12")
+    assert dialogue.asks(PLAIN) == [False, False]
+
+
+def test_state_that_others_pushed_out_costs_no_answer(tap: Tap, ring: Ring, dialogue: Dialogue) -> None:
+    dialogue.open()
+    assert dialogue.send(TEST) and dialogue.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n1")
+    syn = bytearray(
+        bytes(
+            Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+            / IP(src="11.0.0.0", dst="10.9.8.7")
+            / TCP(sport=5, dport=80, flags="S")
+        )
+    )
+    for number in range(1 << 17):
+        syn[26:30] = (0x0B000000 + number).to_bytes(4, "big")
+        kernel.test_run(tap.programs[0], bytes(syn))
+    assert dialogue.answer(b"2")
+    ring.read()
+
+
 def test_addresses_decide_without_a_head(tap: Tap, ring: Ring) -> None:
     select(tap, wanted("cidr:192.0.2.0/24 or cidr:2001:db8:1::/48"))
     for client in ("192.0.2.7", "2001:db8:1::5"):
