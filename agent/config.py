@@ -30,7 +30,7 @@ from pydantic import (
 from agent.capture.layout import PPM, SHADOWS_MAX
 from agent.errors import ConfigError
 from agent.select.client_address import CONNECTION, ClientAddress, client_address
-from agent.select.criteria import Always, Criteria, Geo, leaves
+from agent.select.criteria import Criteria, Geo, leaves, read_criteria
 from agent.select.sampling import By, Window, read_sample_by
 
 PERCENT_TO_PPM = 10_000
@@ -100,6 +100,15 @@ class Http(_Model):
     hash_bodies: bool = False  # hash what is beyond the limit, too
 
 
+def _no_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("give a number from 0 to 100")
+    return value
+
+
+Percentage = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=100)]
+
+
 def _text_of(value: Any) -> Any:
     """`{type: HEADER, value: X-Shadow-Test}` says the same as `header:X-Shadow-Test`."""
     if not isinstance(value, dict) or not set(value) <= {"type", "value"} or not isinstance(value.get("type"), str):
@@ -119,7 +128,7 @@ class Shadow(_Model):
     """One shadow: which traffic, where to, how."""
 
     enabled: bool = True
-    percentage: Annotated[float, Field(ge=0, le=100, validation_alias=_either("percentage"))] = 100.0
+    percentage: Annotated[Percentage, Field(validation_alias=_either("percentage"))] = 100.0
     criteria: Annotated[str, BeforeValidator(_text_of), Field(validation_alias=_either("criteria"))] = "random"
     sample_by: str = "connection"
     exclusive: bool | str = False  # true, or the name of a group
@@ -168,8 +177,8 @@ class Shadow(_Model):
     @field_validator("exclusive", mode="before")
     @classmethod
     def _exclusive(cls, value: Any) -> Any:
-        if value == "" or not isinstance(value, bool | str):
-            raise ValueError("give true, false or the name of a group")
+        if not isinstance(value, bool) and not (isinstance(value, str) and _NAME.fullmatch(value) and value != "true"):
+            raise ValueError("give true, false or the name of a group (lower-case letters, digits, inner hyphens)")
         return value
 
     @field_validator("sample_by")
@@ -230,18 +239,6 @@ class Metrics(_Model):
         """Host and port."""
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
-
-
-def read_criteria(text: str) -> Criteria:
-    """ValueError says what is wrong, and where."""
-    if text.strip().lower() == "random":
-        return Always()  # the language costs 10 MB of memory: only where it is needed
-    from agent.select.language import CriteriaError, parse
-
-    try:
-        return parse(text)
-    except CriteriaError as error:
-        raise ValueError(f"{error}, at column {error.column}") from None
 
 
 class GeoFile(_Model):

@@ -144,11 +144,12 @@ class Crew:
     def change_rules(self, rules: Sequence[Rule]) -> None:
         """Give all workers new rules, one for each shadow, those that are started later too. ConfigError when they are
         too long to be told; then nothing has changed."""
-        message = {"rules": [rule_as_json(rule) for rule in rules]}
-        if not messages.fits(message):
-            raise ConfigError("the shadows' criteria and methods are too long together: shorten them")
         shadows = zip(self._order.shadows, rules, strict=True)
-        self._order = replace(self._order, shadows=tuple(replace(shadow, rule=rule) for shadow, rule in shadows))
+        order = replace(self._order, shadows=tuple(replace(shadow, rule=rule) for shadow, rule in shadows))
+        if not messages.fits(self._message_of(order, 0)):
+            raise ConfigError("the shadows' criteria and methods are too long together: shorten them")
+        self._order = order
+        message = {"rules": [rule_as_json(rule) for rule in rules]}
         for worker in self.workers:
             worker.untold = message
         self.tell_again()
@@ -207,17 +208,20 @@ class Crew:
         return worker
 
     def _order_of(self, number: int) -> dict[str, Any]:
-        order: dict[str, Any] = {
-            "order": self._order.as_json(),
+        order = self._message_of(self._order, number)
+        if not messages.fits(order):
+            raise LoadError("the lists of upstreams, trusted and production addresses are too long: name fewer")
+        return order
+
+    def _message_of(self, order: Order, number: int) -> dict[str, Any]:
+        return {
+            "order": order.as_json(),
             "worker": number,
             "run": self._run,
             "user": self._user,
             "parent": os.getpid(),
             "ring_bytes": self._ring_bytes,
         }
-        if not messages.fits(order):
-            raise LoadError("the lists of upstreams, trusted and production addresses are too long: name fewer")
-        return order
 
 
 def _last_accounts(dead: Worker) -> Accounts:

@@ -9,7 +9,7 @@ from agent.config import Config
 from agent.control.steering import selection_of
 from agent.order import Order
 from agent.select.automaton import Automaton
-from agent.select.criteria import Always, And, Criteria, Head, Not, Or
+from agent.select.criteria import Always, And, Criteria, Head, Not, Or, leaves
 from agent.select.geo import GeoDatabase
 from agent.select.language import write
 from agent.select.sampling import By
@@ -51,6 +51,8 @@ def _shadow(found: Config, name: str, selection: Selection) -> list[str]:
 
 def _as_seen(tree: Criteria, selection: Selection, negated: bool = False) -> str:
     """The criteria as the kernel knows them; `?` is what it takes for true."""
+    if _by_address(tree):
+        return _address_part(tree, selection, negated)
     if isinstance(tree, Not):
         return _as_seen(tree.child, selection, not negated)
     if isinstance(tree, And | Or):
@@ -58,17 +60,28 @@ def _as_seen(tree: Criteria, selection: Selection, negated: bool = False) -> str
         word = " and " if isinstance(tree, And) != negated else " or "
         return f"({word.join(parts)})"
     if isinstance(tree, Head):
-        return "?" if negated or tree not in selection.head_tests else write(tree)
+        return "?" if negated or tree not in selection.head_tests or _is_coarser(tree, selection) else write(tree)
     if isinstance(tree, Always):
         return write(Not(tree)) if negated else write(tree)
-    known = any(_holds(part, tree) for part in selection.address_tests)
-    return "?" if not known else write(Not(tree)) if negated else write(tree)
+    return "?"
 
 
-def _holds(part: Criteria, leaf: Criteria) -> bool:
-    if isinstance(part, Not):
-        return _holds(part.child, leaf)
-    return any(_holds(child, leaf) for child in part.children) if isinstance(part, And | Or) else part == leaf
+def _is_coarser(test: Head, selection: Selection) -> bool:
+    """The automaton says "maybe" where the test says no: a note tells more."""
+    automaton = selection.automaton
+    return automaton is not None and selection.head_tests.index(test) in automaton.coarser
+
+
+def _by_address(tree: Criteria) -> bool:
+    return not any(isinstance(leaf, Head | Always) for leaf in leaves(tree))
+
+
+def _address_part(tree: Criteria, selection: Selection, negated: bool) -> str:
+    """A part that the client's address decides: it has a test of its own, or is within one, or there was no room."""
+    shown = write(Not(tree) if negated else tree)
+    if any(leaf in set(leaves(part)) for part in selection.address_tests for leaf in leaves(tree)):
+        return f"({shown})" if isinstance(tree, And | Or) else shown
+    return "?"
 
 
 def _tables(selection: Selection) -> list[str]:

@@ -22,7 +22,6 @@ import uvloop
 from agent.capture.layout import PPM
 from agent.capture.pcap import PcapSource
 from agent.capture.segment import Segment
-from agent.config import read_criteria
 from agent.errors import CaptureError, ConfigError
 from agent.export import as_line
 from agent.http.limits import HttpLimits
@@ -31,6 +30,7 @@ from agent.offline import read_exchanges
 from agent.order import Order, ShadowOrder
 from agent.select import sampling
 from agent.select.choice import Rule
+from agent.select.criteria import read_criteria
 from agent.select.geo import GeoDatabase
 from agent.select.sampling import By, Window, read_sample_by
 from agent.shadowing import Shadowing, open_recorder

@@ -37,6 +37,7 @@ from replay.runfile import new_run_id
 
 READY_TIMEOUT_S = 60
 LOOK_ROUND_S = 1.0  # how often the interface, the keeper and stuck workers are looked at
+ROOT_GROUP = 0  # may use the control socket unless another group is named
 RESTARTS_MAX = 5  # of workers within RESTARTS_WINDOW_S; more than that is a bug, not bad luck
 RESTARTS_WINDOW_S = 600.0
 STUCK_S = 30.0  # a worker that has not reported for so long hangs
@@ -74,6 +75,8 @@ class Service:
                 self._say(f"warning: {warning}")
             for note in self.config.notes:
                 self._say(f"note: {note}")
+            if self._path is not None and not privileges.may_read(self._user, self._path):
+                self._say(f"note: SIGHUP will not read {self._path} again: {self._user.pw_name} cannot read it")
             self._say(f"ready: {self._describe()}")
             healthy = self._serve()
         except BaseException:
@@ -115,10 +118,11 @@ class Service:
         control = self.config.control
         if control is None:
             return
-        group = privileges.group_id(control.group) if control.group is not None else self._user.pw_gid
+        group = privileges.group_id(control.group) if control.group is not None else ROOT_GROUP
         try:
             if not control.socket.parent.exists():
                 control.socket.parent.mkdir(parents=True)
+                control.socket.parent.chmod(0o755)
                 os.chown(control.socket.parent, self._user.pw_uid, group)
         except OSError as error:
             raise LoadError(f"control.socket {control.socket}: {error.strerror}: choose another place") from None
@@ -212,9 +216,8 @@ class Service:
         while not self._stop:
             if (late_s := self._tap.renew()) > 0:
                 self._say(f"the lease had run out {late_s:.1f} s ago: until now nothing was copied")
-            for key, _ in self._selector.select(interval_s):
-                if not (self._control_server and self._control_server.take(key)) and not self._hear(key.data):
-                    return False
+            if not self._hear_all(interval_s):
+                return False
             if self._control_server:
                 self._control_server.expire(time.monotonic())
             if self._reload:
@@ -222,8 +225,16 @@ class Service:
                 self._read_again()
             if (now_s := time.monotonic()) >= look_due_s:
                 look_due_s = now_s + LOOK_ROUND_S
-                if not self._look_round():
+                # What workers said while something took long is heard first: they are not stuck, we were.
+                if not self._hear_all(0) or not self._look_round():
                     return False
+        return True
+
+    def _hear_all(self, wait_s: float) -> bool:
+        """Hear whoever has something to say, and wait for that at most so long; False when the run has to end."""
+        for key, _ in self._selector.select(wait_s):
+            if not (self._control_server and self._control_server.take(key)) and not self._hear(key.data):
+                return False
         return True
 
     def _read_again(self) -> None:
@@ -239,10 +250,10 @@ class Service:
         """False when the interface is no longer the one that the program hangs at."""
         self._crew.workers[0].tell({"kernel": self._kernel_news()})
         self._crew.tell_again()
-        if problem := self._steering.look_at_geography():
-            self._say(f"geo.database: {problem}")
         for worker in self._crew.kill_stuck(STUCK_S):
             self._say(f"worker {worker} has not reported for {STUCK_S:.0f} s: killed")
+        if problem := self._steering.look_at_geography():
+            self._say(f"geo.database: {problem}")
         if self._crew.keeper_died() and not self._keeper_missed:
             self._keeper_missed = True
             self._say("the keeper died: new connections to the shadow carry no socket mark, only the header")

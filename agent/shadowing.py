@@ -44,7 +44,6 @@ class Shadowing:
         self.mirror = Mirror(self.choice, self._record if recorder else None, place)
         self.replayer: Replayer | None = None
         self.sender: SpacedSender | None = None
-        self._in_kernel = in_kernel
 
     def connect(
         self,
@@ -64,8 +63,8 @@ class Shadowing:
         self.mirror.sender = self.sender
 
     def change(self, rule: Rule) -> None:
-        """Choose by another rule from now on."""
-        self.choice.change(rule, in_kernel=self._in_kernel)
+        """Choose by another rule from now on; exactly, for what the ring still holds was copied by the old one."""
+        self.choice.change(rule, in_kernel=False)
 
     async def drain(self, limit_s: float) -> None:
         """Send what is held and wait for the last answers."""

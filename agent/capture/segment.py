@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from typing import NamedTuple
 
@@ -36,6 +37,11 @@ def source(key: bytes) -> str:
     if len(key) < KEY_V6_BYTES:
         return f"{key[0]}.{key[1]}.{key[2]}.{key[3]}:{key[8] << 8 | key[9]}"
     return f"[{socket.inet_ntop(socket.AF_INET6, key[:16])}]:{key[32] << 8 | key[33]}"
+
+
+def source_address(key: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Source address of a key."""
+    return ipaddress.ip_address(key[:4] if len(key) < KEY_V6_BYTES else key[:16])
 
 
 def source_port(key: bytes) -> int:

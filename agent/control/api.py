@@ -36,7 +36,7 @@ class Api:
             return Reply(found[name])
         fields = call.body or {}
         self._steering.change(name, fields)
-        self._say(f"shadow {name}: {', '.join(f'{k} is now {v}' for k, v in fields.items())} ({call.peer})")
+        self._say(f"shadow {name}: {', '.join(f'{k} is now {v!r}' for k, v in fields.items())} ({call.peer})")
         return Reply(next(shadow for shadow in self._steering.status() if shadow["name"] == name))
 
 

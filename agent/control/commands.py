@@ -164,7 +164,8 @@ def shadow_line(shadow: dict[str, Any]) -> str:
     """A shadow in one line, from what the agent says of it."""
     parts = ["enabled" if shadow.get("enabled") else "disabled"]
     if "percentage" in shadow:
-        parts.append(f"{shadow['percentage']:g} % of the {shadow.get('sample_by', 'connection')}s")
+        by = shadow.get("sample_by", "connection")
+        parts.append(f"{shadow['percentage']:g} % of the {f'requests by {by}' if ':' in by else f'{by}s'}")
     if shadow.get("criteria"):
         parts.append(f"criteria {shadow['criteria']}")
     return f"{shadow.get('name', '?')}: {', '.join(parts)}"

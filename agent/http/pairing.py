@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from agent.capture.segment import source_address
 from agent.http.connection import GONE, Connection
 from agent.http.content import EXCHANGE_BYTES, Budget, kept_of
 from agent.http.limits import HttpCounters, HttpLimits
@@ -11,7 +12,7 @@ from agent.http.prologue import Prologue
 from agent.http.reader import Reader
 from agent.http.requests import HTTP2_PREFACE, looks_like_request
 from agent.http.responses import looks_like_response
-from agent.select.client_address import Address, parse_proxy_header
+from agent.select.client_address import Address, parse_proxy_header, unmapped
 from agent.stream.events import Chunk, Event, Gap
 from agent.stream.flow import Half
 from replay.exchange import Exchange
@@ -94,6 +95,8 @@ class Pairing:
             half.reader = Prologue(self, half)
             half.reader.feed(data, t_ns)
             return
+        if may_be_client and forwarded is None and half.from_start:
+            forwarded = unmapped(source_address(half.key))  # without a header: one with it would have been copied
         reader = self._meet(half, data, forwarded)
         if reader is not None:
             reader.feed(data, t_ns)

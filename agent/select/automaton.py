@@ -194,6 +194,7 @@ def _add_framing(wire: Wire) -> None:
 
     sticky = nfa.state(outputs=STICKY)
     nfa.step(nfa.text(wire.start, "CONNECT", any_case=True), SPACE, sticky)
+    nfa.step(nfa.text(wire.start, "PROXY"), SPACE, sticky)  # a PROXY header, which may go on like a request line
     for name in ("transfer-encoding", "upgrade", "expect"):
         nfa.jump(wire.header(name), sticky)
     name_end = wire.header("content-length")

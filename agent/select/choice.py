@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from agent.select.client_address import Address, ClientAddress, client_of
+from agent.select.client_address import PROXY_PROTOCOL, Address, ClientAddress, client_of
 from agent.select.criteria import Always, Criteria, as_json, from_json
 from agent.select.exact import Locate, compile_criteria, cookies
 from agent.select.sampling import EVERYTHING, By, Window, client_hash, flow_hash, request_hash, value_hash
@@ -77,18 +77,20 @@ class Choice:
             return Skipped.METHOD
         return Skipped.SHADOW_TRAFFIC if self._mark and self._mark in lower else None
 
-    def client(self, exchange: Exchange) -> Address:
-        """The client's address, by the settings."""
+    def client(self, exchange: Exchange) -> Address | None:
+        """The client's address, by the settings; None where a PROXY header would name it and its place was not seen."""
         request = exchange.request
         assert request is not None
-        return client_of(request.head, exchange.forwarded or address_of(exchange.client), self._client)
+        if self._client.source == PROXY_PROTOCOL:
+            return exchange.forwarded
+        return client_of(request.head, address_of(exchange.client), self._client)
 
     def _sampler(self, rule: Rule) -> Callable[[Exchange], int]:
         seed = self._seed
         if rule.by is By.CONNECTION:
             return lambda exchange: _connection(exchange.client, exchange.server, seed)
         if rule.by is By.CLIENT:
-            return lambda exchange: _client(str(self.client(exchange)), seed)
+            return lambda exchange: _client(str(self.client(exchange) or address_of(exchange.client)), seed)
         if rule.by is By.REQUEST:
             return lambda exchange: request_hash(_connection(exchange.client, exchange.server, seed), exchange.index)
         values = _cookie if rule.by is By.COOKIE else _header

@@ -130,3 +130,15 @@ def from_json(data: Any) -> Criteria:
         return Not(from_json(rest[0]))
     children = tuple(map(from_json, rest))
     return And(children) if kind == "and" else Or(children)
+
+
+def read_criteria(text: str) -> Criteria:
+    """ValueError says what is wrong, and where."""
+    if text.strip().lower() == "random":
+        return Always()  # the language costs 10 MB of memory: only where it is needed
+    from agent.select.language import CriteriaError, parse
+
+    try:
+        return parse(text)
+    except CriteriaError as error:
+        raise ValueError(f"{error}, at column {error.column}") from None

@@ -76,7 +76,7 @@ def test_the_whole_of_it(tmp_path: Path) -> None:
         ("header:X or cidr:10.0.0.0/8", "(header:x or cidr:10.0.0.0/8)"),
         ("cookie:beta=1 and method:GET", "(cookie:beta=1 and method:GET)"),
         ("cidr:10.0.0.0/8 and not cidr:10.1.0.0/16", "(cidr:10.0.0.0/8 and not cidr:10.1.0.0/16)"),
-        ("not (cidr:10.0.0.0/8 or cidr:11.0.0.0/8)", "(not cidr:10.0.0.0/8 and not cidr:11.0.0.0/8)"),
+        ("not (cidr:10.0.0.0/8 or cidr:11.0.0.0/8)", "not (cidr:10.0.0.0/8 or cidr:11.0.0.0/8)"),
         ("not header:X", "?"),
         ("not (header:X or cidr:10.0.0.0/8)", "(? and not cidr:10.0.0.0/8)"),
         ("header:Y and not header:X", "(header:y and ?)"),

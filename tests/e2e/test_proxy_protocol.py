@@ -294,9 +294,10 @@ def test_many_connections_at_once(lab: Lab) -> None:
 
 
 def test_a_connection_keeps_its_client_when_the_criteria_change(lab: Lab) -> None:
-    """Also on connections that were made before the change."""
+    """Also on connections that were made before the change. (One without a header, whose beginning was left out, is of
+    nobody known: its header might have been.)"""
     turn, expected = next(_rounds), []
-    talks = [talk for talk in TALKS if not talk.pipelined]
+    talks = [talk for talk in TALKS if talk.header and not talk.pipelined]
     steps = (
         "cidr:8.8.8.0/24",
         "header:X-Shadow-Test",

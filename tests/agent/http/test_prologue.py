@@ -16,6 +16,7 @@ GET = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 V1 = b"PROXY TCP4 8.8.8.8 192.0.2.80 5555 80\r\n"
 V2 = b"\r\n\r\n\0\r\nQUIT\n" + bytes((0x21, 0x11, 0, 12, 8, 8, 8, 8, 192, 0, 2, 80)) + b"\x15\xb3\x00\x50"
+PEER = ipaddress.ip_address("10.0.0.1")
 CLIENT = ipaddress.ip_address("8.8.8.8")
 
 
@@ -42,11 +43,13 @@ def test_alone_in_its_segment_and_for_no_client() -> None:
     d = dialogue().client(V1).client(GET).server(OK)
     assert [e.forwarded for e in d.over()] == [CLIENT]
     d = dialogue().client(b"PROXY UNKNOWN\r\n" + GET).server(OK)
-    assert [e.forwarded for e in d.over()] == [None]
+    assert [e.forwarded for e in d.over()] == [PEER]
 
 
 def test_without_a_header_the_connection_is_read_as_ever() -> None:
-    assert [e.forwarded for e in dialogue().client(GET).server(OK).over()] == [None]
+    assert [e.forwarded for e in dialogue().client(GET).server(OK).over()] == [PEER]
+    middle = Dialogue(HttpLimits(proxy_protocol=True), from_start=False)
+    assert [e.forwarded for e in middle.client(GET).server(OK).over()] == [None], "its header was not seen"
     (exchange,) = dialogue().client(b"P", b"OST /1 HTTP/1.1\r\nContent-Length: 0\r\n\r\n").server(OK).over()
     assert exchange.request is not None and exchange.request.method == "POST"
     assert dialogue().client(b"PROXY nonsense\r\n\r\n").over() == []
