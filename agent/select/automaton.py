@@ -16,13 +16,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from agent.capture.layout import CLASSES_MAX, STATES_MAX, TESTS_MAX
 from agent.select.criteria import Field, Head, Match
 from agent.select.nfa import ALL, BLANK, DIGIT, GAP, LF, LINE, SPACE, Nfa, TooLargeError, backwards, reachable, some
 from agent.select.wire import VERSION, VERSION_END, Wire
 
-ATOMS_MAX = 8
-STATES_MAX = 4096
-CLASSES_MAX = 64
 OUTPUTS_FLAG = 0x8000  # of an entry: the next state has outputs
 STATE_MASK = STATES_MAX - 1
 LENGTH_MAX = (1 << 63) - 1  # a length stays there
@@ -109,8 +107,8 @@ class _Table(NamedTuple):
 def build(atoms: Sequence[Head], max_states: int = STATES_MAX) -> Automaton:
     """An automaton that gives bit i if atoms[i] may be true; made in less than 2 seconds, whatever they are. Fewer than
     about 90 `max_states` hold no test at all. ValueError: more than the table has room for."""
-    if len(atoms) > ATOMS_MAX or max_states > STATES_MAX:
-        raise ValueError(f"the table has room for {ATOMS_MAX} tests and {STATES_MAX} states")
+    if len(atoms) > TESTS_MAX or max_states > STATES_MAX:
+        raise ValueError(f"the table has room for {TESTS_MAX} tests and {STATES_MAX} states")
     tests: list[Head | None] = list(atoms)
     coarser: dict[int, str] = {}
     work = _Work(_WORK_MAX)

@@ -14,10 +14,10 @@ import ipaddress
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from agent.capture.layout import TESTS_MAX
 from agent.select.criteria import Always, And, Cidr, Criteria, Geo, Network, Not, Or, leaves
 from agent.select.geo import NO_GEOGRAPHY, Prefix
 
-MAX_ATOMS = 8  # bits of a mask
 GeoNetworks = Callable[[Iterable[str]], Iterable[Prefix]]  # GeoDatabase.prefixes
 
 _LENGTH = struct.Struct("=I")  # struct bpf_lpm_trie_key: prefixlen as the host writes it, then the address
@@ -31,10 +31,10 @@ _FIRST_LEAF = 4
 
 def flatten(atoms: Sequence[Criteria], geo_networks: GeoNetworks) -> tuple[dict[bytes, int], dict[bytes, int]]:
     """Entries of the IPv4 and of the IPv6 trie: key as in struct bpf_lpm_trie_key, value a mask with bit n for
-    atoms[n]. Both have the entry of length 0. Atoms hold no Head; there are at most MAX_ATOMS (else ValueError).
+    atoms[n]. Both have the entry of length 0. Atoms hold no Head; there are at most TESTS_MAX (else ValueError).
     Of nested networks from `geo_networks` all codes count."""
-    if len(atoms) > MAX_ATOMS:
-        raise ValueError(f"{len(atoms)} atoms, at most {MAX_ATOMS}")
+    if len(atoms) > TESTS_MAX:
+        raise ValueError(f"{len(atoms)} atoms, at most {TESTS_MAX}")
     bits = _leaf_bits(atoms)
     masks = _Masks(atoms, bits)
     found = _found(bits, geo_networks)
@@ -42,11 +42,7 @@ def flatten(atoms: Sequence[Criteria], geo_networks: GeoNetworks) -> tuple[dict[
 
 
 def difference(old: dict[bytes, int], new: dict[bytes, int]) -> tuple[dict[bytes, int], list[bytes]]:
-    """What to write into a trie that holds `old`, and then which keys to remove from it, so that it holds `new`.
-
-    Done in this order (longest first, then shortest first), each address has its old or its new mask at any moment.
-    Before the removals, the trie holds up to len(old) + len(new) entries.
-    """
+    """What to write into a trie that holds `old`, and which keys to remove from it, so that it holds `new`."""
     changed = sorted((key for key, mask in new.items() if old.get(key) != mask), key=_length, reverse=True)
     return {key: new[key] for key in changed}, sorted(old.keys() - new.keys(), key=_length)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.capture import layout, segment
-from agent.select import automaton, prefixes
+from agent.select import automaton
 
 ROOT = Path(__file__).parents[2]
 STRUCTS = ("segment_event", "control", "counters", "window", "selection", "flow_state")
@@ -106,7 +106,6 @@ def test_constants_are_the_same(offsets: dict[str, tuple[int, int]], name: str) 
 
 def test_limits_in_python_agree_with_each_other() -> None:
     assert (automaton.STATES_MAX, automaton.CLASSES_MAX) == (layout.STATES_MAX, layout.CLASSES_MAX)
-    assert automaton.ATOMS_MAX == prefixes.MAX_ATOMS == layout.TESTS_MAX
     assert automaton.STATE_MASK & automaton.OUTPUTS_FLAG == 0
 
 

@@ -11,7 +11,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agent.select.automaton import (
-    ATOMS_MAX,
     CLASSES_MAX,
     FOLD,
     HEAD_END,
@@ -21,6 +20,7 @@ from agent.select.automaton import (
     STATE_MASK,
     STATES_MAX,
     STICKY,
+    TESTS_MAX,
     Automaton,
     build,
 )
@@ -280,7 +280,7 @@ def test_what_every_request_has_is_always_present(field: Field) -> None:
 
 def test_too_many() -> None:
     with pytest.raises(ValueError, match="room for 8 tests"):
-        build([head("path:/")] * (ATOMS_MAX + 1))
+        build([head("path:/")] * (TESTS_MAX + 1))
     with pytest.raises(ValueError, match="4096 states"):
         build([], STATES_MAX + 1)
 
@@ -491,7 +491,7 @@ def test_oddly_written_heads(
 
 @st.composite
 def tried(draw: st.DrawFn) -> tuple[list[Head], list[Request]]:
-    atoms = draw(st.lists(heads(), min_size=2, max_size=ATOMS_MAX))
+    atoms = draw(st.lists(heads(), min_size=2, max_size=TESTS_MAX))
     return atoms, draw(st.lists(requests(Or(tuple(atoms))), min_size=1, max_size=4))
 
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
+from agent.capture.layout import TESTS_MAX
 from agent.select.client_address import Address
 from agent.select.criteria import Always, And, Cidr, Criteria, Field, Geo, Head, Match, Network, Not, Or
 from agent.select.geo import NO_GEOGRAPHY, GeoDatabase, Prefix
-from agent.select.prefixes import MAX_ATOMS, difference, flatten
+from agent.select.prefixes import difference, flatten
 
 MAPPED = ipaddress.ip_network("::ffff:0:0/96")
 CODES = ("US", "DE", "continent:EU", "continent:NA")
@@ -108,7 +109,7 @@ trees = st.recursive(
     ),
     max_leaves=6,
 )
-atom_lists = st.lists(trees, max_size=MAX_ATOMS)
+atom_lists = st.lists(trees, max_size=TESTS_MAX)
 tables = st.dictionaries(networks(), st.frozensets(st.sampled_from(CODES), min_size=1), max_size=12)
 anywhere = st.ip_addresses()
 
