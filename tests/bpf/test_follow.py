@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -20,12 +20,11 @@ from agent.capture.layout import RESUMED_FLAG
 from agent.capture.ring import Ring
 from agent.capture.segment import FIN, SYN, Segment
 from agent.capture.tap import Tap, TapOrder, order_for
-from agent.select.client_address import Address
 from agent.select.criteria import Criteria
 from agent.select.exact import compile_criteria
-from agent.select.geo import Prefix
 from agent.select.language import write
 from tests.agent.select import trees
+from tests.agent.select.places import CLIENTS, geo_networks, locate
 from tests.bpf.selections import arm, select, wanted
 
 pytestmark = pytest.mark.root
@@ -342,26 +341,6 @@ def test_several_shadows_share_what_is_copied(tap: Tap, ring: Ring) -> None:
     a, b = (b"GET / HTTP/1.1\r\n%s: 1\r\n\r\n" % name for name in (b"A", b"B"))
     took = [(Dialogue(tap, ring).open().asks(a)[0], Dialogue(tap, ring).open().asks(b)[0]) for _ in range(60)]
     assert 10 < sum(first for first, _ in took) < 50 and 10 < sum(second for _, second in took) < 50
-
-
-PLACES = {
-    "8.8.8.8": frozenset({"US", "continent:NA"}),
-    "81.2.69.142": frozenset({"DE", "continent:EU"}),
-    "2a02:1::1": frozenset({"DE", "continent:EU"}),
-}
-CLIENTS = (*PLACES, "10.1.2.3", "10.200.0.1", "192.0.2.1", "2001:db8::1", "2001:db8:1::1", "9.9.9.9")
-
-
-def locate(address: Address) -> frozenset[str]:
-    return PLACES.get(str(address), frozenset())
-
-
-def geo_networks(codes: Iterable[str]) -> Iterator[Prefix]:
-    wanted = frozenset(codes)
-    for text, found in PLACES.items():
-        address = ipaddress.ip_address(text)
-        if found & wanted:
-            yield address.version, int(address), address.max_prefixlen, found & wanted
 
 
 def pieces(data: bytes, cuts: Sequence[float]) -> list[bytes]:

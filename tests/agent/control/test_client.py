@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import grp
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,16 +16,6 @@ from agent.control.client import NoAnswerError, ask
 from agent.control.request import BODY_LIMIT_BYTES, ControlError, Reply
 from replay.errors import ShadowtapError
 from tests.agent.control.loop import serving, without_privilege
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that everybody may enter, unlike tmp_path."""
-    directory = Path(tempfile.mkdtemp())
-    directory.chmod(0o755)
-    yield directory
-    directory.chmod(0o755)
-    shutil.rmtree(directory)
 
 
 def failure(path: Path, timeout_s: float = 5) -> str:

@@ -9,7 +9,6 @@ import os
 import pwd
 import resource
 import selectors
-import shutil
 import socket
 import stat
 import tempfile
@@ -46,16 +45,6 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
     made = Loop(tmp_path / "control.sock")
     yield made
     made.close()
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that everybody may enter, unlike tmp_path."""
-    directory = Path(tempfile.mkdtemp())
-    directory.chmod(0o755)
-    yield directory
-    directory.chmod(0o755)
-    shutil.rmtree(directory)
 
 
 def test_a_request_is_handled_in_the_turn_that_finds_it(loop: Loop) -> None:
