@@ -99,9 +99,14 @@ def test_without_criteria_nothing_is_left_to_decide(tmp_path: Path) -> None:
 
 def test_the_costs_are_of_what_is_there(tmp_path: Path) -> None:
     by = {
-        "header:X": {"request unwanted by head", "answer to it"},
+        "header:X": {"request unwanted by head", "answer to it", "request copied"},
         "cidr:10.0.0.0/8": {"unwanted by address"},
-        "header:X or cidr:10.0.0.0/8": {"request unwanted by head", "answer to it", "unwanted by address"},
+        "header:X or cidr:10.0.0.0/8": {
+            "request unwanted by head",
+            "answer to it",
+            "request copied",
+            "unwanted by address",
+        },
         "not header:X": set(),
     }
     for criteria, expected in by.items():
