@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent import config
-from agent.config import Config
+from agent.config import Shadow
 from agent.control.steering import selection_of
-from agent.order import Order
+from agent.order import Order, ShadowOrder
 from agent.select.automaton import Automaton
 from agent.select.criteria import Always, And, Criteria, Head, Not, Or, leaves
 from agent.select.geo import GeoDatabase
 from agent.select.language import write
-from agent.select.sampling import By
 from agent.select.superset import Selection
 
 # Nanoseconds a segment on a virtual machine of 2026 (`make bench`, scenarios a and h): for orders of magnitude.
@@ -28,19 +27,18 @@ def explain(path: Path) -> list[str]:
     geo = GeoDatabase(found.geo.database) if found.geo is not None else None
     selection = selection_of(order, geo)
     lines = [f"{path}"]
-    for name in found.shadows:
-        lines += _shadow(found, name, selection)
+    for shadow in order.shadows:
+        in_kernel = order.samples_in_kernel(shadow.rule)
+        lines += _shadow(found.shadows[shadow.name], shadow, selection, in_kernel=in_kernel)
     return [*lines, *_tables(selection), *_costs(selection)]
 
 
-def _shadow(found: Config, name: str, selection: Selection) -> list[str]:
-    shadow, window = found.shadows[name], found.windows[name]
-    by, value_name = shadow.sampling
-    peer_is_client = found.client.settings.source == "connection"
-    places = f"places {window.from_ppm} to {window.to_ppm} of 1 000 000"
-    percentage = "in the kernel" if by is By.CONNECTION or (by is By.CLIENT and peer_is_client) else "in user space"
-    lines = [f"shadow {name}{'' if shadow.enabled else ' (disabled)'}"]
-    what = f"{by}:{value_name}" if value_name else by
+def _shadow(shadow: Shadow, order: ShadowOrder, selection: Selection, *, in_kernel: bool) -> list[str]:
+    rule = order.rule
+    places = f"places {rule.window.from_ppm} to {rule.window.to_ppm} of 1 000 000"
+    percentage = "in the kernel" if in_kernel else "in user space"
+    lines = [f"shadow {order.name}{'' if shadow.enabled else ' (disabled)'}"]
+    what = f"{rule.by}:{rule.name}" if rule.name else rule.by
     lines.append(f"  percentage  {shadow.percentage:g} % by {what}: {percentage}, {places}")
     if isinstance(shadow.tree, Always):
         return [*lines, "  criteria    none: every request"]

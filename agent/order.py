@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from agent.http.limits import HttpLimits
 from agent.select.choice import Rule, rule_as_json, rule_from_json
-from agent.select.client_address import PROXY_PROTOCOL, ClientAddress, client_address
+from agent.select.client_address import CONNECTION, PROXY_PROTOCOL, ClientAddress, client_address
 from agent.select.criteria import Geo, leaves
+from agent.select.sampling import By
 from replay.balancer.address import Production
 from replay.balancer.engine import Embedded
 from replay.balancer.upstream import make_pool
@@ -99,10 +100,18 @@ class Order:
         return any(shadow.upstreams for shadow in self.shadows)
 
     @property
+    def peer_is_client(self) -> bool:
+        """The connection's address is the client's, so that the kernel can decide by it."""
+        return self.client.source == CONNECTION
+
+    def samples_in_kernel(self, rule: Rule) -> bool:
+        """The kernel decides on the percentage of this rule."""
+        return rule.by is By.CONNECTION or (rule.by is By.CLIENT and self.peer_is_client)
+
+    @property
     def in_kernel(self) -> bool:
-        """The kernel's choice by connection or client is the whole choice: there is one shadow, and the connection's
-        address is its client's."""
-        return len(self.shadows) == 1 and self.client == ClientAddress()
+        """The kernel's choice by connection or client is the whole choice: no other shadow widens what it copies."""
+        return len(self.shadows) == 1 and self.peer_is_client
 
     @property
     def needs_geography(self) -> bool:

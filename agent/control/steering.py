@@ -27,15 +27,14 @@ CHANGEABLE = ("enabled", "percentage", "criteria", "sample_by", "exclusive", "me
 
 def selection_of(order: Order, geo: GeoDatabase | None) -> Selection:
     """What the kernel is to decide."""
-    peer_is_client = not order.client.header and not order.http.proxy_protocol
-    wanted = [_wanted(shadow.rule, peer_is_client) for shadow in order.shadows]
-    return make_selection(wanted, geo.prefixes if geo else None, peer_is_client=peer_is_client)
+    wanted = [_wanted(order, shadow.rule) for shadow in order.shadows]
+    return make_selection(wanted, geo.prefixes if geo else None, peer_is_client=order.peer_is_client)
 
 
-def _wanted(rule: Rule, peer_is_client: bool) -> Wanted:
-    by_client = rule.by is By.CLIENT and peer_is_client
-    in_kernel = rule.by is By.CONNECTION or by_client
-    return Wanted(rule.criteria, rule.window if in_kernel else EVERYTHING, by_client)
+def _wanted(order: Order, rule: Rule) -> Wanted:
+    if not order.samples_in_kernel(rule):
+        return Wanted(rule.criteria, EVERYTHING)
+    return Wanted(rule.criteria, rule.window, rule.by is By.CLIENT)
 
 
 class Steering:
