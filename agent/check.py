@@ -6,10 +6,10 @@ import socket
 from pathlib import Path
 
 from agent import config, privileges
+from agent.describe import describe
 from agent.errors import ConfigError
 from agent.order import Order
 from agent.select.geo import GeoDatabase
-from agent.service import describe
 
 
 def check(path: Path) -> list[str]:
@@ -28,7 +28,7 @@ def check(path: Path) -> list[str]:
     ports = ", ".join(map(str, capture.ports))
     lines = [f"{path}: valid", f"copies   on {capture.interface}, port {ports}, {capture.workers} worker(s) as {user}"]
     lines += [f"mirrors  {describe(name, shadow)}" for name, shadow in found.shadows.items()]
-    replayed = {name: ", ".join(shadow.methods) for name, shadow in found.shadows.items() if shadow.upstreams}
+    replayed = {name: ", ".join(shadow.methods) for name, shadow in found.shadows.items() if not shadow.captures_only}
     lines += [f"replays  {methods} to {name}" for name, methods in replayed.items()]
     lines += [
         f"records  {found.recording.directory if found.recording else 'nothing'}",

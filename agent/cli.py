@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.balancer_commands import add_parser
 from agent.control.commands import add_parsers
 from replay.errors import ShadowtapError
 
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="configuration (YAML)")
     explain.set_defaults(run=_explain)
     add_parsers(commands)
+    add_parser(commands)
     doctor = commands.add_parser("doctor", help="say what this host lacks, and what to do about it")
     doctor.set_defaults(run=_doctor)
     _add_replay(
@@ -96,8 +98,8 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         "--to",
         action="append",
         default=[],
-        metavar="http://HOST:PORT",
-        help="the shadow; give it several times for a pool",
+        metavar="http(s)://HOST:PORT",
+        help="the shadow, also unix:/path; give it several times for a pool",
     )
     parser.add_argument(
         "--speed",
@@ -128,6 +130,9 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--geo-database", type=Path, metavar="FILE", help="MaxMind-format database for geo criteria")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling (default 0)")
     parser.add_argument("--methods", default="GET,HEAD,OPTIONS", metavar="M[,M]", help="methods that are replayed")
+    parser.add_argument("--policy", default="round_robin", metavar="NAME", help="how a pool is balanced (round_robin)")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="trust these instead of the system's (https)")
+    parser.add_argument("--insecure", action="store_true", help="do not verify certificates (https)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds for an answer (default 10)")
     parser.add_argument("--max-connections", type=int, default=64, metavar="N", help="connections a shadow host")
     parser.add_argument("--body-limit", type=int, default=1 << 20, metavar="BYTES", help="kept of a message (1 MiB)")

@@ -9,68 +9,28 @@ import ipaddress
 import re
 import reprlib
 from collections import defaultdict
-from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from agent.capture.layout import PPM, SHADOWS_MAX
 from agent.errors import ConfigError
+from agent.fields import Directory, Interface, MiB, Model, Port, Seconds, User
 from agent.select.client_address import CONNECTION, ClientAddress, client_address
-from agent.select.criteria import Criteria, Geo, leaves, read_criteria
-from agent.select.sampling import By, Window, read_sample_by
+from agent.select.criteria import Geo, leaves
+from agent.select.sampling import By, Window
+from agent.shadow_config import NAME, Shadow
 
-PERCENT_TO_PPM = 10_000
 SMALL_RING_BYTES = 256 * 1024
-LONGEST_S = 86_400  # of any time limit
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 _short = reprlib.Repr()  # bounded, whatever a file makes of aliases
 _short.maxstring = _short.maxother = 80
 _short.maxlevel = 2
 
 
-def _without(unwanted: str, what: str) -> Callable[[Any], Any]:
-    """Validator of text that is given to the system as `what`."""
-
-    def validate(value: Any) -> Any:
-        if any(c in unwanted for c in str(value)):
-            raise ValueError(f"{str(value)!r} cannot be {what}")
-        return value
-
-    return validate
-
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(gt=0, le=LONGEST_S)]
-MiB = Annotated[int, Field(ge=1, le=4096)]
-Interface = Annotated[
-    str,
-    Field(min_length=1, max_length=15),
-    AfterValidator(_without("\0/ \t\n\v\f\r", "the name of an interface")),
-]
-User = Annotated[str, Field(min_length=1), AfterValidator(_without("\0", "the name of a user"))]
-Directory = Annotated[Path, AfterValidator(_without("\0", "a path"))]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Capture(_Model):
+class Capture(Model):
     """Where and how packets are copied."""
 
     interface: Interface
@@ -93,110 +53,14 @@ class Capture(_Model):
         return 1 << (self.ring_kib * 1024 - 1).bit_length()
 
 
-class Http(_Model):
+class Http(Model):
     """Limits of what is kept of a message."""
 
     body_limit_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = 1 << 20
     hash_bodies: bool = False  # hash what is beyond the limit, too
 
 
-def _no_switch(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("give a number from 0 to 100")
-    return value
-
-
-Percentage = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=100)]
-
-
-def _text_of(value: Any) -> Any:
-    """`{type: HEADER, value: X-Shadow-Test}` says the same as `header:X-Shadow-Test`."""
-    if not isinstance(value, dict) or not set(value) <= {"type", "value"} or not isinstance(value.get("type"), str):
-        return value
-    kind, text = value["type"], value.get("value")
-    if text is not None and not isinstance(text, str):
-        raise ValueError('`value` is no text: put it in quotes, as in value: "NO", which YAML reads as false')
-    return kind if text is None else f"{kind}:{text}"
-
-
-def _either(name: str) -> AliasChoices:
-    """The key as everywhere here, or as it is written elsewhere (`mirrorPercentage`, `mirror_percentage`)."""
-    return AliasChoices(name, f"mirror{name.capitalize()}", f"mirror_{name}")
-
-
-class Shadow(_Model):
-    """One shadow: which traffic, where to, how."""
-
-    enabled: bool = True
-    percentage: Annotated[Percentage, Field(validation_alias=_either("percentage"))] = 100.0
-    criteria: Annotated[str, BeforeValidator(_text_of), Field(validation_alias=_either("criteria"))] = "random"
-    sample_by: str = "connection"
-    exclusive: bool | str = False  # true, or the name of a group
-    shadow_pool_arn: Annotated[
-        str | None,
-        Field(
-            pattern=r"^arn:aws[a-z-]*:elasticloadbalancing:[a-z0-9-]+:[0-9]{12}:targetgroup/[A-Za-z0-9-]{1,32}/[0-9a-f]+$",
-            validation_alias=AliasChoices("shadow_pool_arn", "shadowPoolArn"),
-        ),
-    ] = None
-    upstreams: Annotated[list[str], Field(max_length=1024)] = []  # none: capture only
-    methods: list[str] = ["GET", "HEAD", "OPTIONS"]
-    connect_timeout_s: Seconds = 1.0
-    timeout_s: Seconds = 10.0
-    max_connections: Annotated[int, Field(ge=1, le=65535)] = 64
-    queue_entries: Annotated[int, Field(ge=1)] = 4096
-    queue_mib: MiB = 16
-    queue_timeout_s: Seconds = 5.0
-
-    @property
-    def share_ppm(self) -> int:
-        """The percentage in millionths."""
-        return round(self.percentage * PERCENT_TO_PPM)
-
-    @cached_property
-    def tree(self) -> Criteria:
-        """The criteria, read."""
-        return read_criteria(self.criteria)
-
-    @property
-    def sampling(self) -> tuple[By, str]:
-        """What is taken as a whole, and the name of the header (in lower case) or the cookie."""
-        return read_sample_by(self.sample_by)
-
-    @property
-    def group(self) -> str:
-        """The group within which shadows share no request; "" for none."""
-        return "" if self.exclusive is False else "true" if self.exclusive is True else self.exclusive
-
-    @field_validator("criteria")
-    @classmethod
-    def _criteria(cls, value: str) -> str:
-        read_criteria(value)
-        return value
-
-    @field_validator("exclusive", mode="before")
-    @classmethod
-    def _exclusive(cls, value: Any) -> Any:
-        if not isinstance(value, bool) and not (isinstance(value, str) and _NAME.fullmatch(value) and value != "true"):
-            raise ValueError("give true, false or the name of a group (lower-case letters, digits, inner hyphens)")
-        return value
-
-    @field_validator("sample_by")
-    @classmethod
-    def _sample_by(cls, value: str) -> str:
-        read_sample_by(value)
-        return value
-
-    @field_validator("methods")
-    @classmethod
-    def _methods(cls, value: list[str]) -> list[str]:
-        for method in value:
-            if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", method):
-                raise ValueError(f"{method!r} is not an HTTP method")
-        return value
-
-
-class Recording(_Model):
+class Recording(Model):
     """Where exchanges and outcomes are written."""
 
     directory: Directory
@@ -215,7 +79,7 @@ class Recording(_Model):
         }
 
 
-class Metrics(_Model):
+class Metrics(Model):
     """The Prometheus endpoint; loopback only."""
 
     listen: str = "127.0.0.1:9464"
@@ -241,13 +105,13 @@ class Metrics(_Model):
         return host.strip("[]"), int(port)
 
 
-class GeoFile(_Model):
+class GeoFile(Model):
     """Where geography comes from."""
 
     database: Directory  # a MaxMind-format file, read again when it is replaced
 
 
-class Client(_Model):
+class Client(Model):
     """Where the client's address comes from, when another balancer stands in front."""
 
     source: str = CONNECTION  # or proxy_protocol, or a header's name
@@ -267,14 +131,14 @@ class Client(_Model):
         return client_address(self.source, self.trusted)
 
 
-class Control(_Model):
+class Control(Model):
     """The socket for `shadowtap set` and the like; mode 0660."""
 
     socket: Directory = Path("/run/shadowtap/control.sock")
     group: str | None = None  # who besides the agent's user may use it
 
 
-class Config(_Model):
+class Config(Model):
     """The whole file."""
 
     capture: Capture
@@ -294,7 +158,7 @@ class Config(_Model):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         for name, shadow in self.shadows.items():
-            if not _NAME.fullmatch(name):
+            if not NAME.fullmatch(name):
                 raise ValueError(f"shadow name {name!r}: lower-case letters, digits and inner hyphens, at most 63")
             if self.geo is None and any(isinstance(leaf, Geo) for leaf in leaves(shadow.tree)):
                 raise ValueError(
@@ -302,6 +166,11 @@ class Config(_Model):
                 )
         _ = self.windows
         return self
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """As plain data, which `validated` reads."""
+        return self.model_dump(by_alias=True)
 
     @property
     def windows(self) -> dict[str, Window]:
@@ -323,11 +192,7 @@ class Config(_Model):
     @property
     def notes(self) -> list[str]:
         """What is allowed and yet hardly meant."""
-        notes = [
-            f"shadows.{name}.shadow_pool_arn: target groups are not looked up yet; name the hosts in `upstreams`"
-            for name, shadow in self.shadows.items()
-            if shadow.shadow_pool_arn is not None
-        ]
+        notes = []
         if self.capture.ring_bytes < SMALL_RING_BYTES:
             notes.append(f"capture.ring_kib {self.capture.ring_kib}: large segments will not fit; 256 is a good least")
         if (recording := self.recording) is not None:

@@ -18,6 +18,7 @@ from agent import messages
 from agent.errors import ConfigError, LoadError
 from agent.merge import add_up, counters_of
 from agent.order import Order
+from agent.pool_order import PoolOrder
 from agent.select.choice import Rule, rule_as_json
 from replay.account import Account
 
@@ -37,7 +38,7 @@ class Worker:
     heard_s: float = field(default_factory=time.monotonic)  # when it last reported
     past: Accounts = field(default_factory=dict)
     past_events: dict[str, Any] = field(default_factory=dict)
-    untold: dict[str, Any] | None = None  # a message that it was too far behind to take
+    untold: dict[str, dict[str, Any]] = field(default_factory=dict)  # messages it was too far behind to take, by topic
     done: bool = False
 
     @property
@@ -149,16 +150,26 @@ class Crew:
         if not messages.fits(self._message_of(order, 0)):
             raise ConfigError("the shadows' criteria and methods are too long together: shorten them")
         self._order = order
-        message = {"rules": [rule_as_json(rule) for rule in rules]}
+        self._tell_all("rules", {"rules": [rule_as_json(rule) for rule in rules]})
+
+    def change_pool(self, place: int, pool: PoolOrder) -> None:
+        """Give all workers a shadow's new pool, those that are started later too."""
+        shadows = list(self._order.shadows)
+        shadows[place] = replace(shadows[place], pool=pool)
+        self._order = replace(self._order, shadows=tuple(shadows))
+        self._tell_all(f"pool {place}", {"pool": pool.as_json(), "place": place})
+
+    def _tell_all(self, topic: str, message: dict[str, Any]) -> None:
         for worker in self.workers:
-            worker.untold = message
+            worker.untold[topic] = message
         self.tell_again()
 
     def tell_again(self) -> None:
         """Tell workers what they could not take yet, because they were behind."""
         for worker in self.workers:
-            if worker.untold is not None and worker.tell(worker.untold):
-                worker.untold = None
+            for topic, message in tuple(worker.untold.items()):
+                if worker.tell(message):
+                    del worker.untold[topic]
 
     def keeper_died(self) -> bool:
         """The keeper has ended before its time."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent import config
-from agent.config import Shadow
 from agent.control.steering import selection_of
 from agent.order import Order, ShadowOrder
 from agent.select.automaton import Automaton
@@ -13,6 +12,7 @@ from agent.select.criteria import Always, And, Criteria, Head, Not, Or, leaves
 from agent.select.geo import GeoDatabase
 from agent.select.language import write
 from agent.select.superset import Selection
+from agent.shadow_config import Shadow
 
 # Nanoseconds a segment on a virtual machine of 2026 (`make bench`, scenarios a and h): for orders of magnitude.
 UNSAMPLED_NS, ADDRESS_NS, HEAD_NS, HEAD_BYTE_NS, COPY_NS = 30, 60, 180, 3.6, 80

@@ -21,7 +21,7 @@ GAUGES = (
     ("replay.queue_peak_entries", "queue_peak_requests", "Longest the queue has been"),
     ("replay.open_connections", "connections_open", "Connections to the shadow"),
 )
-_PRESENT = frozenset(path for path, _, _ in GAUGES) | {"memory_bytes", "accounts"}
+_PRESENT = frozenset(path for path, _, _ in GAUGES) | {"memory_bytes", "accounts", "pool"}
 
 
 def add_up(reports: Iterable[Report]) -> Report:

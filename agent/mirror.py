@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from replay.account import Account
-from replay.exchange import NOT_RECORDED, Dropped, Exchange, Fate, Incomplete, Outcome, Request, Skipped, Trial
+from replay.exchange import NOT_RECORDED, Dropped, Exchange, Fate, Incomplete, Origin, Outcome, Request, Skipped, Trial
 
 Record = Callable[[Trial], None]
 Choose = Callable[[Exchange], Skipped | None]  # why a whole request is not for the shadow, or None
@@ -19,7 +19,7 @@ Choose = Callable[[Exchange], Skipped | None]  # why a whole request is not for 
 class Sender(Protocol):
     """What the mirror needs of `replay.client.Replayer`."""
 
-    def submit(self, request: Request, token: object) -> Dropped | None:
+    def submit(self, request: Request, token: object, origin: Origin | None = None) -> Dropped | None:
         """Take a request; `Mirror.answered` is called for it later, exactly once. Or say why not."""
 
 
@@ -73,7 +73,7 @@ class Mirror:
             self._end(trial, Fate.INCOMPLETE, Incomplete.BODY_LIMIT)
         elif self.sender is None:
             self._end(trial, Fate.SKIPPED, Skipped.DRY_RUN)
-        elif (drop := self.sender.submit(request, trial)) is not None:
+        elif (drop := self.sender.submit(request, trial, exchange)) is not None:
             self._end(trial, Fate.DROPPED, drop)
 
     def _end(self, trial: Trial, fate: Fate, reason: str = "") -> None:

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.http.limits import HttpLimits
+from agent.pool_order import PoolOrder, pool_order
 from agent.select.choice import Rule, rule_as_json, rule_from_json
 from agent.select.client_address import CONNECTION, PROXY_PROTOCOL, ClientAddress, client_address
 from agent.select.criteria import Geo, leaves
 from agent.select.sampling import By
-from replay.balancer.address import Production
-from replay.balancer.engine import Embedded
-from replay.balancer.upstream import make_pool
 from replay.settings import ReplaySettings
 
 if TYPE_CHECKING:
@@ -29,19 +27,15 @@ class ShadowOrder:
 
     name: str = "shadow"
     rule: Rule = field(default_factory=Rule)
-    upstreams: tuple[str, ...] = ()  # none: nothing is replayed
+    pool: PoolOrder = field(default_factory=PoolOrder)
     replay: ReplaySettings = field(default_factory=ReplaySettings)
-
-    def balancer(self, production: tuple[str, ...]) -> Embedded:
-        """The balancer over the pool (resolves names: blocks). UpstreamError when an upstream is production's."""
-        return Embedded(make_pool(self.upstreams, Production(production)))
 
     def as_json(self) -> dict[str, Any]:
         """Plain dict for JSON; `from_json` reads it back."""
         return {
             "name": self.name,
             "rule": rule_as_json(self.rule),
-            "upstreams": list(self.upstreams),
+            "pool": self.pool.as_json(),
             "replay": asdict(self.replay),
         }
 
@@ -49,7 +43,7 @@ class ShadowOrder:
     def from_json(cls, data: dict[str, Any]) -> ShadowOrder:
         """Inverse of `as_json`."""
         rule, settings = rule_from_json(data["rule"]), ReplaySettings(**data["replay"])
-        return cls(data["name"], rule, tuple(data["upstreams"]), settings)
+        return cls(data["name"], rule, PoolOrder.from_json(data["pool"]), settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +91,7 @@ class Order:
     @property
     def replays(self) -> bool:
         """Some shadow is asked; else nothing but capturing is done."""
-        return any(shadow.upstreams for shadow in self.shadows)
+        return any(shadow.pool.replays for shadow in self.shadows)
 
     @property
     def peer_is_client(self) -> bool:
@@ -122,12 +116,7 @@ class Order:
         """With names replaced by addresses: what was checked is what every worker uses. Blocks; UpstreamError."""
         return replace(
             self,
-            shadows=tuple(
-                replace(shadow, upstreams=tuple(u.name for u in shadow.balancer(self.production).upstreams))
-                if shadow.upstreams
-                else shadow
-                for shadow in self.shadows
-            ),
+            shadows=tuple(replace(shadow, pool=shadow.pool.resolved(self.production)) for shadow in self.shadows),
         )
 
     def directory_of(self, shadow: str) -> Path | None:
@@ -161,7 +150,12 @@ def shadow_order(config: Config, name: str) -> ShadowOrder:
     by, value_name = shadow.sampling
     settings = ReplaySettings(
         connect_timeout_s=shadow.connect_timeout_s,
+        first_byte_timeout_s=shadow.first_byte_timeout_s,
+        idle_timeout_s=shadow.idle_timeout_s,
         timeout_s=shadow.timeout_s,
+        keepalive_s=shadow.keepalive_s,
+        retries=shadow.retries,
+        requests_per_connection=shadow.requests_per_connection,
         queue_timeout_s=shadow.queue_timeout_s,
         max_connections=shadow.max_connections,
         queue_entries=shadow.queue_entries,
@@ -176,6 +170,6 @@ def shadow_order(config: Config, name: str) -> ShadowOrder:
         window=config.windows[name],
         methods=tuple(shadow.methods),
         mark=settings.mark,
-        dry_run=not shadow.upstreams,
+        dry_run=shadow.captures_only,
     )
-    return ShadowOrder(name, rule, tuple(shadow.upstreams), settings)
+    return ShadowOrder(name, rule, pool_order(shadow), settings)

@@ -28,6 +28,7 @@ from agent.http.limits import HttpLimits
 from agent.http.pairing import Pairing
 from agent.offline import read_exchanges
 from agent.order import Order, ShadowOrder
+from agent.pool_order import PoolOrder
 from agent.select import sampling
 from agent.select.choice import Rule
 from agent.select.criteria import read_criteria
@@ -35,8 +36,10 @@ from agent.select.geo import GeoDatabase
 from agent.select.sampling import By, Window, read_sample_by
 from agent.shadowing import Shadowing, open_recorder
 from agent.stream.flows import Flows
+from replay.balancer.address import UNIX
+from replay.balancer.settings import BalancerSettings, TlsSettings, UpstreamSpec
 from replay.client import Replayer
-from replay.exchange import Dropped, Request, Trial
+from replay.exchange import Dropped, Origin, Request, Trial
 from replay.recording import new_run_id
 from replay.schedule import Schedule
 from replay.settings import ReplaySettings
@@ -48,6 +51,7 @@ LONGEST_TIMEOUT_S = 86_400
 MAX_CONNECTIONS = 65_535
 PROGRESS_MIN_BYTES = 8 << 20  # shorter files are read before a bar is worth drawing
 SAMPLED_KEYS_MAX = 1 << 16
+_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ def _shadow(arguments: argparse.Namespace) -> ShadowOrder:
         queue_timeout_s=QUEUE_TIMEOUT_S,
         body_limit_bytes=arguments.body_limit,
     )
-    upstreams = tuple(_upstream(text) for text in arguments.to)
+    pool = _pool(arguments)
     rule = Rule(
         criteria=criteria,
         by=by,
@@ -120,18 +124,28 @@ def _shadow(arguments: argparse.Namespace) -> ShadowOrder:
         window=Window(0, round(arguments.percentage * PPM / 100)),
         methods=tuple(arguments.methods.split(",")),
         mark=settings.mark,
-        dry_run=not upstreams,
+        dry_run=not pool.replays,
     )
-    return ShadowOrder(rule=rule, upstreams=upstreams, replay=settings)
+    return ShadowOrder(rule=rule, pool=pool, replay=settings)
+
+
+def _pool(arguments: argparse.Namespace) -> PoolOrder:
+    schemes = {text.partition("://")[0] if "://" in text else "http" for text in arguments.to}
+    if len(schemes) > 1:
+        raise ConfigError("replay: --to: give all of the pool as http://, or all as https://")
+    tls = TlsSettings(verify=not arguments.insecure, ca=str(arguments.ca or "")) if schemes == {"https"} else None
+    upstreams = tuple(UpstreamSpec(_upstream(text)) for text in arguments.to)
+    return PoolOrder(upstreams, BalancerSettings(policy=arguments.policy, seed=arguments.seed, tls=tls))
 
 
 def _upstream(text: str) -> str:
-    if text.startswith("https://"):
-        raise ConfigError(f"replay: --to {text}: TLS to the shadow is not there yet; give http://HOST:PORT")
-    host = text.removeprefix("http://").rstrip("/")
-    if "/" in host:
-        raise ConfigError(f"replay: --to {text}: without a path, requests keep their own; give http://HOST:PORT")
-    return host if ":" in host.rpartition("]")[2] else f"{host}:80"
+    if text.startswith(UNIX):
+        return text
+    scheme, found, host = text.rpartition("://")
+    host = host.rstrip("/")
+    if "/" in host or (found and scheme not in _PORTS):
+        raise ConfigError(f"replay: --to {text}: without a path, requests keep their own; give http(s)://HOST:PORT")
+    return host if ":" in host.rpartition("]")[2] else f"{host}:{_PORTS[scheme or 'http']}"
 
 
 def _ports(text: str) -> list[int]:
@@ -208,7 +222,7 @@ class Playback:
     def run(self) -> int:
         """Exit status 0; the account is on stdout."""
         with self._source, self._exporting(), self._progress or nullcontext():
-            if self._shadow.upstreams:
+            if self._shadow.pool.replays:
                 uvloop.run(self._replay())
             else:
                 for _ in self._exchanges():
@@ -217,7 +231,7 @@ class Playback:
         print(json.dumps(self._result(), indent=2) if self.options.as_json else "\n".join(self._lines()))
         return 0
 
-    def submit(self, request: Request, token: object) -> Dropped | None:
+    def submit(self, request: Request, token: object, origin: Origin | None = None) -> Dropped | None:
         """The mirror's sender: into the schedule, from where it goes to the replay client when it is due."""
         assert isinstance(token, Trial)
         if token.exchange.server in self._upstreams:
@@ -229,7 +243,7 @@ class Playback:
         return None
 
     async def _replay(self) -> None:
-        balancer = self._shadow.balancer(())
+        balancer = self._shadow.pool.engine(())
         self._upstreams = frozenset(upstream.name for upstream in balancer.upstreams)
         replayer = Replayer(asyncio.get_running_loop(), balancer, self._shadow.replay, self.mirror.answered)
         self.mirror.sender = self
@@ -250,7 +264,7 @@ class Playback:
             request = trial.exchange.request
             assert request is not None
             await replayer.room(len(request.head) + len(request.wire_body or request.body))
-            dropped = replayer.submit(request, trial)
+            dropped = replayer.submit(request, trial, trial.exchange)
             if dropped is not None:
                 self.mirror.answered(trial, dropped)
 
@@ -306,7 +320,7 @@ class Playback:
         lines += [f"  {name:<15}{count:>12}" for name, count in counters.items()]
         if self._source.problem:
             lines.append(f"  the file is damaged: {self._source.problem}; what stands before that was read")
-        if self._shadow.upstreams and self.options.speed is not None:
+        if self._shadow.pool.replays and self.options.speed is not None:
             lines += ["", self.schedule.lateness.line()]
         return lines
 

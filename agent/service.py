@@ -22,15 +22,17 @@ from typing import Any
 from agent import privileges
 from agent.capture.layout import Control, Counters
 from agent.capture.tap import Tap, order_for
-from agent.config import Config, Shadow
+from agent.config import Config
 from agent.control.api import Api
 from agent.control.server import ControlServer
 from agent.control.steering import Steering
 from agent.crew import Crew, Worker
+from agent.describe import describe
 from agent.errors import ConfigError, LoadError
 from agent.memory import resident_bytes
 from agent.monitor.metrics import MetricsServer, Snapshot
 from agent.order import Order
+from agent.pools import Pools
 from agent.select.geo import GeoDatabase
 from agent.summary import account_lines
 from replay.runfile import new_run_id
@@ -86,29 +88,39 @@ class Service:
 
     def _start(self) -> None:
         """Everything that needs privilege. Nothing is copied yet."""
-        capture = self.config.capture
         if os.geteuid() != 0:
             raise LoadError(
                 "`shadowtap run` needs root to load the kernel program (it gives the privilege up afterwards)"
             )
         self._user = privileges.service_user(self.config.user)
-        order = Order.of(self.config).resolved()
+        order = Order.of(self.config)
         geo = self._open_geography(order)
         self._prepare_directory(order)
         for number in _ENDING_SIGNALS:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_hangup)
+        self._pools = Pools(self.config, order, self._user.pw_name, self._say)
+        try:
+            order = self._pools.start()
+            self._load(order, geo)
+        except BaseException:
+            self._pools.close()
+            raise
+
+    def _load(self, order: Order, geo: GeoDatabase | None) -> None:
+        capture = self.config.capture
         tap_order = order_for(capture.interface, capture.workers, capture.ring_bytes, capture.attach)
         self._tap = Tap.load(tap_order)
         self._crew = Crew(
             order, self.config.mark, new_run_id(time.time_ns()), self._tap.rings, capture.ring_bytes, self._user.pw_name
         )
         tables, tell = self._tap.tables, self._crew.change_rules
-        self._steering = Steering(self.config, tables, geo, tell, self._path, self._tap.kept)
+        self._steering = Steering(self.config, tables, geo, tell, self._path, self._tap.kept, self._pools.change)
         try:
             self._crew.start_keeper(tap_order.ifindex, self._tap.unattached)
             self._crew.start_workers()
             self._await_workers(self._crew)
+            self._pools.watch(self._selector, self._crew.change_pool)
             self._open_control()
         except BaseException:
             self._abandon()
@@ -134,6 +146,7 @@ class Service:
             "accounts": {name: account.as_dict() for name, account in self._crew.accounts().items()},
             "kernel": self._kernel_news(),
             "restarts": self._crew.restarts,
+            "pools": self._pools.status(self._crew.events().get("pool", {})),
         }
 
     def _close_control(self) -> None:
@@ -143,6 +156,7 @@ class Service:
     def _abandon(self) -> None:
         self._close_control()
         self._crew.end()
+        self._pools.close()
         self._tap.close()
 
     def _describe(self) -> str:
@@ -233,7 +247,9 @@ class Service:
     def _hear_all(self, wait_s: float) -> bool:
         """Hear whoever has something to say, and wait for that at most so long; False when the run has to end."""
         for key, _ in self._selector.select(wait_s):
-            if not (self._control_server and self._control_server.take(key)) and not self._hear(key.data):
+            if key.data is self._pools:
+                self._pools.take(key.fileobj)
+            elif not (self._control_server and self._control_server.take(key)) and not self._hear(key.data):
                 return False
         return True
 
@@ -321,6 +337,9 @@ class Service:
         while waiting and (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 worker = key.data
+                if worker is self._pools:
+                    self._pools.take(key.fileobj)
+                    continue
                 alive = worker.listen()
                 if not alive or worker.done:
                     self._selector.unregister(worker.channel)
@@ -359,15 +378,6 @@ class Service:
 def _per_cpu(limit: int) -> int:
     """The kernel keeps its budget per CPU, so that CPUs share nothing."""
     return -(-limit // (os.cpu_count() or 1))
-
-
-def describe(name: str, shadow: Shadow) -> str:
-    """What one shadow takes and where that goes, for people."""
-    target = f"to shadow {name} ({', '.join(shadow.upstreams)})" if shadow.upstreams else f"for {name}, captured only"
-    wanted = "" if shadow.criteria.strip().lower() == "random" else f" with {shadow.criteria}"
-    by, value_name = shadow.sampling
-    share = f"{shadow.percentage:g} % of the {f'requests by {by}:{value_name}' if value_name else f'{by}s'}"
-    return f"{share}{wanted} {target}{'' if shadow.enabled else ' (disabled)'}"
 
 
 def run(config: Config, path: Path) -> int:

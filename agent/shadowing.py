@@ -9,11 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from agent.health_checks import HealthChecks
 from agent.mirror import Mirror
 from agent.order import Order, ShadowOrder
+from agent.pool_order import PoolOrder
 from agent.select.choice import Choice, Rule
 from agent.select.exact import Locate
 from agent.spacing import SpacedSender
+from replay.balancer.engine import Embedded, Program
 from replay.client import Replayer
 from replay.exchange import Trial
 from replay.lane import SocketFactory
@@ -43,6 +46,9 @@ class Shadowing:
         self.choice = Choice(self.order.rule, order.seed, order.client, locate, in_kernel=in_kernel)
         self.mirror = Mirror(self.choice, self._record if recorder else None, place)
         self.replayer: Replayer | None = None
+        self.balancer: Embedded | Program | None = None
+        self.checks: HealthChecks | None = None
+        self._production: tuple[str, ...] = ()
         self.sender: SpacedSender | None = None
 
     def connect(
@@ -54,11 +60,15 @@ class Shadowing:
         delay_ns: int,
     ) -> None:
         """Begin to replay, if there is anybody to replay to."""
-        if not self.order.upstreams:
+        if not self.order.pool.replays:
             return
         answered = self.mirror.answered
-        balancer = self.order.balancer(production)
-        self.replayer = Replayer(loop, balancer, self.order.replay, answered, factory)
+        self._production = production
+        self.balancer = self.order.pool.engine(production)
+        self.replayer = Replayer(loop, self.balancer, self.order.replay, answered, factory)
+        if isinstance(self.balancer, Embedded) and self.order.pool.balancer.health is not None:
+            self.checks = HealthChecks(loop, self.balancer, self.order.pool, self.replayer.mark, factory)
+            self.checks.follow()
         self.sender = SpacedSender(loop, self.replayer, answered, now_ns, delay_ns)
         self.mirror.sender = self.sender
 
@@ -66,8 +76,20 @@ class Shadowing:
         """Choose by another rule from now on; exactly, for what the ring still holds was copied by the old one."""
         self.choice.change(rule, in_kernel=False)
 
+    def change_pool(self, pool: PoolOrder) -> None:
+        """Send to these upstreams from now on; what is under way ends where it is. They are addresses that the service
+        has checked, so nothing blocks."""
+        if isinstance(self.balancer, Embedded):
+            self.balancer.change(pool.pool(self._production))
+            if self.checks is not None:
+                self.checks.follow()
+        elif self.balancer is not None:
+            self.balancer.change(*pool.routes())
+
     async def drain(self, limit_s: float) -> None:
         """Send what is held and wait for the last answers."""
+        if self.checks is not None:
+            self.checks.close()
         if self.sender is not None and self.replayer is not None:
             self.sender.finish()
             await self.replayer.drain(limit_s)
@@ -77,8 +99,13 @@ class Shadowing:
         return {
             "replay": asdict(self.replayer.counters) if self.replayer else {},
             "spacing": {"held": len(self.sender.spacing), "late": self.sender.spacing.late} if self.sender else {},
+            "pool": {self.order.name: self._states()},
             "recording": asdict(self.recorder.counters) if self.recorder else {},
         }
+
+    def _states(self) -> dict[str, dict[str, int]]:
+        """By upstream: 1 for its state, so that workers can be added up."""
+        return {name: {state: 1} for name, state in self.balancer.states().items()} if self.balancer else {}
 
     def _record(self, trial: Trial) -> None:
         assert self.recorder is not None and trial.fate is not None

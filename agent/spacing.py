@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from replay.client import Replayer
-from replay.exchange import Dropped, Outcome, Request
+from replay.exchange import Dropped, Origin, Outcome, Request
 from replay.wire import wire_size
 
 T = TypeVar("T")
@@ -95,12 +95,12 @@ class SpacedSender:
         self._answered = answered
         self._now_ns = now_ns
         self._timer: asyncio.TimerHandle | None = None
-        self.spacing: Spacing[tuple[Request, object]] = Spacing(delay_ns, replayer.settings.queue_bytes)
+        self.spacing: Spacing[tuple[Request, object, Origin | None]] = Spacing(delay_ns, replayer.settings.queue_bytes)
 
-    def submit(self, request: Request, token: object) -> Dropped | None:
+    def submit(self, request: Request, token: object, origin: Origin | None = None) -> Dropped | None:
         """See `agent.mirror.Sender`."""
         now_ns = self._now_ns()
-        if not self.spacing.add(request.t_last_ns, now_ns, (request, token), wire_size(request)):
+        if not self.spacing.add(request.t_last_ns, now_ns, (request, token, origin), wire_size(request)):
             return Dropped.QUEUE_FULL
         if self._timer is None:
             self._sleep(now_ns)
@@ -121,7 +121,7 @@ class SpacedSender:
         self._send(self.spacing.take(self._now_ns()))
         self._sleep(self._now_ns())
 
-    def _send(self, due: list[tuple[Request, object]]) -> None:
-        for request, token in due:
-            if (dropped := self._replayer.submit(request, token)) is not None:
+    def _send(self, due: list[tuple[Request, object, Origin | None]]) -> None:
+        for request, token, origin in due:
+            if (dropped := self._replayer.submit(request, token, origin)) is not None:
                 self._answered(token, dropped)

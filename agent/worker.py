@@ -22,6 +22,7 @@ from agent.memory import resident_bytes
 from agent.merge import add_up
 from agent.order import Order
 from agent.pace import CAPTURE, REPLAY, Pace
+from agent.pool_order import PoolOrder
 from agent.select.choice import rule_from_json
 from agent.select.geo import GeoDatabase
 from agent.shadowing import Shadowing, open_recorder
@@ -137,6 +138,8 @@ class Worker:
             self._kernel = message["kernel"]
         for place, rule in enumerate(message.get("rules", ())):
             self._shadows[place].change(rule_from_json(rule))
+        if "pool" in message:
+            self._shadows[message["place"]].change_pool(PoolOrder.from_json(message["pool"]))
         if "stop" in message:
             self._loop.remove_reader(self._channel)
             self._stopping.set()

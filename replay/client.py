@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from replay.balancer.engine import Balancer
 from replay.balancer.upstream import Upstream
-from replay.exchange import Dropped, Outcome, Request
+from replay.exchange import Answer, Dropped, Origin, Outcome, Request
 from replay.job import Job
 from replay.lane import Lane, SocketFactory
 from replay.settings import ReplayCounters, ReplaySettings
@@ -27,6 +27,10 @@ from replay.sockets import new_socket
 __all__ = ["SWEEP_S", "Done", "ReplayCounters", "ReplaySettings", "Replayer"]
 
 SWEEP_S = 0.05
+
+RETRIED = frozenset({Answer.CONNECT, Answer.CONNECT_TIMEOUT, Answer.TLS})  # the request was never sent
+RETRIED_IF_SAFE = frozenset({Answer.RESET})  # it may have been acted upon
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 section 9.2.1
 
 Done = Callable[[object, Outcome | Dropped], None]
 """Called with the token that was given to `submit`, and how its request ended; never from within `submit`."""
@@ -52,10 +56,11 @@ class Replayer:
         self.mark = settings.mark
         self.socket_factory = socket_factory or new_socket
         self.now_s = time.monotonic()  # coarse: set by the sweep
+        self._balancer = balancer
         self._assign = balancer.assign
         self._release = balancer.release
         self._done = done
-        self._lanes = [Lane(self, upstream) for upstream in balancer.upstreams]
+        self._lanes: dict[Upstream, Lane] = {}  # made when first needed, given up when the pool and all work have left
         self._submitting = False
         self._deferred: deque[tuple[object, Outcome | Dropped]] = deque()
         self._room_waiters: list[asyncio.Future[None]] = []
@@ -64,8 +69,9 @@ class Replayer:
         self._sweeper: asyncio.TimerHandle | None = None
         self._swept_s = self.now_s
 
-    def submit(self, request: Request, token: object) -> Dropped | None:
-        """Take a request that is `whole`. None: `done` will be called with `token`; else why it was dropped.
+    def submit(self, request: Request, token: object, origin: Origin | None = None) -> Dropped | None:
+        """Take a request that is `whole`. None: `done` will be called with `token`; else why it was dropped. `origin`
+        names the client, for whatever of the way to the shadow depends on it.
 
         When the queue is full it is this newest request that is dropped: those that wait are older, and keeping the
         order keeps what is replayed a prefix of what was seen.
@@ -75,15 +81,16 @@ class Replayer:
         if self._closing:
             counters.refused += 1
             return Dropped.SHUTDOWN
-        upstream = self._assign(request)
-        if upstream is None:
+        upstream = self._assign(request, origin)
+        if isinstance(upstream, Dropped):
             counters.refused += 1
-            return Dropped.NO_UPSTREAM
+            return upstream
         if self._sweeper is None:
             self._start_sweeping()
+        lane = self._lanes.get(upstream) or self._open_lane(upstream)
         self._submitting = True
         try:
-            taken = self._lanes[upstream.index].take(Job(request, token, self.now_s))
+            taken = lane.take(Job(request, token, self.now_s, origin))
         finally:
             self._submitting = False
         if taken:
@@ -124,7 +131,7 @@ class Replayer:
         """End everything now: what is not answered is Dropped.SHUTDOWN. May be called again."""
         self._closing = True
         self._wake_room_waiters()
-        for lane in self._lanes:
+        for lane in tuple(self._lanes.values()):
             lane.abort()
         self._deliver_deferred()
         if self._sweeper is not None:
@@ -134,14 +141,38 @@ class Replayer:
     # What lanes tell
 
     def end(self, upstream: Upstream, job: Job, result: Outcome | Dropped) -> None:
-        """The job ended; told to the caller, but not while it is inside `submit`."""
+        """The job ended there; it may go to another upstream yet. Told to the caller, but not while it is inside
+        `submit`."""
         self._release(upstream, result)
+        if self.settings.retries and self._try_another(upstream, job, result):
+            return
         if self._submitting:
             if not self._deferred:
                 self.loop.call_soon(self._deliver_deferred)
             self._deferred.append((job.token, result))
         else:
             self._deliver(job.token, result)
+
+    def _try_another(self, failed: Upstream, job: Job, result: Outcome | Dropped) -> bool:
+        """Whether the job is on its way to another upstream."""
+        if job.retried >= self.settings.retries or self._closing or not _may_retry(job.request, result):
+            return False
+        upstream = self._assign(job.request, job.origin, failed)
+        if isinstance(upstream, Dropped):
+            return False
+        job.retried += 1
+        job.resent = False
+        job.since_s = self.now_s
+        lane = self._lanes.get(upstream) or self._open_lane(upstream)
+        if not lane.take(job):
+            self._release(upstream, Dropped.QUEUE_FULL)
+            return False
+        self.counters.retries += 1
+        return True
+
+    def _open_lane(self, upstream: Upstream) -> Lane:
+        lane = self._lanes[upstream] = Lane(self, upstream)
+        return lane
 
     def left_queue(self) -> None:
         """An entry left the queue: whoever waits for room goes on once it is half empty."""
@@ -182,7 +213,24 @@ class Replayer:
         now_s = time.monotonic()
         self.now_s += min(now_s - self._swept_s, 2 * SWEEP_S)
         self._swept_s = now_s
-        busy = any(lane.busy for lane in self._lanes)
+        lanes = tuple(self._lanes.values())
+        busy = any(lane.busy for lane in lanes)
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep) if busy else None
-        for lane in self._lanes:
+        for lane in lanes:
             lane.expire(self.now_s - SWEEP_S)
+        if len(lanes) > len(self._balancer.upstreams):
+            pool = self._balancer.upstreams
+            for lane in lanes:
+                if lane.upstream not in pool:
+                    lane.retire()
+                    if not lane.busy:
+                        del self._lanes[lane.upstream]
+
+
+def _may_retry(request: Request, result: Outcome | Dropped) -> bool:
+    """Whether nothing was answered, and asking again cannot do a thing twice."""
+    if isinstance(result, Dropped):
+        return result is Dropped.BACKOFF
+    if result.answer in RETRIED:
+        return True
+    return result.answer in RETRIED_IF_SAFE and not result.t_first_ns and request.method in SAFE_METHODS

@@ -1,12 +1,15 @@
 """One connection to an upstream: a non-blocking socket that carries one request at a time.
 
-    CONNECTING ──► BUSY ──► IDLE ──► BUSY ...        every state ──► CLOSED
+    CONNECTING ──► [SECURING ──►] BUSY ──► IDLE ──► BUSY ...        every state ──► CLOSED
 
 The times of an answer are compared with production's, which come from packets, so they must not contain the delays of
 this process's event loop. Therefore the socket is our own and not a transport's: `t_sent_ns` is read directly before
 send(), and what is received carries the kernel's receive time (SO_TIMESTAMPNS, CLOCK_REALTIME). TCP gives one time for
 each read, that of the last segment it returned: exact for the last byte, and for the first byte whenever the first read
 returned one segment; else the first byte's time is late by at most the spread of the segments that waited together.
+
+TLS is done on the bytes here, not by a wrapped socket, so that what is deciphered has its segment's time. A PROXY
+header goes out in front of everything else, and binds the connection to one client (`key`).
 
 The reader is registered once for the connection's life. libuv stops watching a socket after an error event, so data is
 always read until a response is whole or the kernel has no more; an error that waits behind data is then seen.
@@ -22,9 +25,12 @@ from enum import IntEnum
 
 from replay.exchange import Answer, Outcome
 from replay.job import Hub, Job, Owner
+from replay.outcome import make_outcome, so_far
+from replay.proxy_header import proxy_v2
 from replay.response import Progress, ResponseReader
 from replay.sockets import ANCILLARY_BYTES, LOCAL_ERRORS, TIMESPEC, prepare, reason_of
-from replay.wire import asks_to_close, wire_bytes
+from replay.tls import TlsStream
+from replay.wire import added_lines, asks_to_close, parties, server_name, wire_bytes
 
 READ_BYTES = 16 * 1024
 LARGE_READ_BYTES = 256 * 1024  # once a response has filled a read
@@ -35,9 +41,10 @@ class State(IntEnum):
     """Where a connection stands."""
 
     CONNECTING = 0
-    BUSY = 1
-    IDLE = 2
-    CLOSED = 3
+    SECURING = 1  # TLS handshake
+    BUSY = 2
+    IDLE = 3
+    CLOSED = 4
 
 
 class Connection:
@@ -51,16 +58,21 @@ class Connection:
         "_recvmsg",
         "_send",
         "_socket",
+        "_tls",
         "_unsent",
         "fd",
+        "heard_s",
         "job",
+        "key",
         "reused",
+        "served",
         "since_s",
         "state",
         "t_sent_ns",
     )
 
-    def __init__(self, hub: Hub, owner: Owner, sock: socket.socket) -> None:
+    def __init__(self, hub: Hub, owner: Owner, sock: socket.socket, key: object = None) -> None:
+        """`key` says which requests it may carry, for the owner."""
         self._hub = hub
         self._loop = hub.loop
         self._owner = owner
@@ -68,10 +80,14 @@ class Connection:
         self._recvmsg = sock.recvmsg
         self._send = sock.send
         self._reader = ResponseReader(hub.settings.body_limit_bytes)
-        self._unsent: memoryview | None = None  # the part of the request that the kernel did not take yet
+        self._tls: TlsStream | None = None
+        self._unsent: memoryview | None = None  # what the kernel did not take yet
         self.fd = sock.fileno()
+        self.heard_s = 0.0  # when the last bytes came, on the coarse clock
         self.job: Job | None = None
+        self.key = key
         self.reused = False
+        self.served = 0  # requests
         self.since_s = 0.0  # when the present state began, on the coarse clock
         self.state = State.CLOSED
         self.t_sent_ns = 0
@@ -95,8 +111,9 @@ class Connection:
             self._connect_failed(code)
 
     def _prepare(self) -> int:
-        prepare(self._socket)
-        return self._socket.connect_ex(self._owner.upstream.sockaddr)
+        upstream = self._owner.upstream
+        prepare(self._socket, upstream.family)
+        return self._socket.connect_ex(upstream.sockaddr)
 
     def _on_connect(self) -> None:
         if self.state is not State.CONNECTING:
@@ -114,28 +131,67 @@ class Connection:
         self._loop.add_reader(self.fd, self._on_readable)
         self._loop.remove_writer(self.fd)
         self._owner.connected()
-        self.send(job)
+        transport = self._owner.upstream.transport
+        header = b""
+        if transport.proxy_protocol:
+            header = proxy_v2(*parties(job.origin))
+        if transport.tls is None:
+            self.send(job, header)
+            return
+        self.state = State.SECURING
+        self._tls = TlsStream(transport.tls, server_name(transport.server_name, job.request))
+        self._write(job, header + self._tls.begin())
 
-    def _connect_failed(self, code: int, answer: Answer = Answer.CONNECT) -> None:
+    def _connect_failed(self, code: int, answer: Answer = Answer.CONNECT, detail: str = "") -> None:
         job = self.job
         if job is None:
             return
         blame_us = code in LOCAL_ERRORS
-        outcome = None if blame_us else self._outcome(job, answer, os.strerror(code).lower())
+        outcome = None if blame_us else self._outcome(job, answer, detail or os.strerror(code).lower())
         self.close()
         self._owner.connect_failed(self, job, outcome)
 
+    def _secure(self, job: Job, data: bytes) -> bytes:
+        """Take ciphertext; what it says, which is nothing during the handshake and after a failure."""
+        tls = self._tls
+        assert tls is not None
+        plain = tls.receive(data)
+        if answer := tls.pending():
+            self._write(job, answer)
+        if tls.failed:
+            self._fail(job, Answer.TLS, tls.failed)
+        elif self.state is State.SECURING and tls.ready and self.job is job:
+            self.send(job)
+        return plain
+
+    def _speaks(self, tls: TlsStream, data: bytes) -> bool:
+        """Whether the peer says or ends anything on an idle connection; session tickets may come at any time."""
+        said = tls.receive(data)
+        return bool(said or tls.closed or tls.failed or tls.pending())
+
     # Sending
 
-    def send(self, job: Job) -> None:
-        """Send the job's request; what fails here is reported later, never from within."""
+    def send(self, job: Job, before: bytes = b"") -> None:
+        """Send the job's request, after `before`; what fails here is reported later, never from within."""
         hub = self._hub
         self.job = job
         self.state = State.BUSY
         self.since_s = hub.now_s
+        self.served += 1
         self._reader.begin(job.request.method)
-        data = wire_bytes(job.request, hub.mark)
+        mark = hub.mark
+        if job.origin is not None and self._owner.upstream.transport.forwarded_for:
+            mark = added_lines(job.request.head, mark, job.origin)
+        data = before + wire_bytes(job.request, mark)
+        if self._tls is not None:
+            data = self._tls.encrypt(data)
         self.t_sent_ns = time.time_ns()
+        self._write(job, data)
+
+    def _write(self, job: Job, data: bytes) -> None:
+        if self._unsent is not None:  # of a handshake's last flight, at most
+            self._unsent = memoryview(bytes(self._unsent) + data)
+            return
         try:
             sent = self._send(data)
         except (BlockingIOError, InterruptedError):
@@ -183,6 +239,8 @@ class Connection:
                 return
             job = self.job
             if not data or job is None:
+                if data and self._tls is not None and not self._speaks(self._tls, data):
+                    continue
                 self._at_end("", len(data))
                 return
             if ancillary:
@@ -191,11 +249,26 @@ class Connection:
             else:
                 t_ns = time.time_ns()
                 self._hub.counters.clock_fallbacks += 1
-            if self._take(job, data, t_ns):
+            full = len(data) == size
+            if self._tls is not None:
+                data = self._secure(job, data)
+                if self.job is not job:
+                    return
+                if self._tls.closed:
+                    self._at_close(job, data, t_ns)
+                    return
+            if data and self._take(job, data, t_ns):
                 return
-            if len(data) == size:
+            if full:
                 size = LARGE_READ_BYTES
         self._loop.call_soon(self._read_on, job)
+
+    def _at_close(self, job: Job, data: bytes, t_ns: int) -> None:
+        """The peer ended TLS in order; `data` came before that."""
+        if data:
+            self._take(job, data, t_ns)
+        if self.state is not State.CLOSED:
+            self._at_end("")
 
     def _read_on(self, job: Job | None) -> None:
         if self.job is job:
@@ -204,6 +277,7 @@ class Connection:
     def _take(self, job: Job, data: bytes, t_ns: int) -> bool:
         """Feed the reader; True when the job has ended."""
         reader = self._reader
+        self.heard_s = self._hub.now_s
         if t_ns < self.t_sent_ns and self.reused and not reader.started:
             # It waited in the socket before the request was sent (a 408 before a close, a second response): the
             # upstream has not answered this request.
@@ -232,7 +306,13 @@ class Connection:
             counters.excess += 1
         if self._unsent is not None:
             counters.early += 1
-        if not reader.keep_alive or reader.excess_bytes or self._unsent is not None or asks_to_close(job.request):
+        if (
+            not reader.keep_alive
+            or reader.excess_bytes
+            or self._unsent is not None
+            or asks_to_close(job.request)
+            or self.served == self._hub.settings.requests_per_connection
+        ):
             self.close()
         else:
             self.job = None
@@ -262,6 +342,9 @@ class Connection:
 
     def _lost(self, job: Job, reason: str) -> None:
         """No more will come. Once, and only if nothing came on a reused connection, the job is sent anew."""
+        if self.state is State.SECURING:
+            self._fail(job, Answer.TLS, f"{reason} inside the TLS handshake")
+            return
         if self.reused and not self._reader.started and not job.resent:
             job.resent = True
             self._hub.counters.resends += 1
@@ -271,6 +354,7 @@ class Connection:
         self._fail(job, Answer.RESET, f"{reason} {self._so_far()}")
 
     def _fail(self, job: Job, answer: Answer, detail: str) -> None:
+        self._hub.counters.tls_failures += answer is Answer.TLS
         self._reader.close()
         outcome = self._outcome(job, answer, detail)
         self.close()
@@ -282,14 +366,17 @@ class Connection:
         waited_s = now_s - self.since_s
         job = self.job
         if job is None:
-            if self.state is State.IDLE and waited_s >= settings.idle_timeout_s:
+            if self.state is State.IDLE and waited_s >= settings.keepalive_s:
                 self.close()
                 self._owner.went_away(self)
         elif self.state is State.CONNECTING:
             if waited_s >= settings.connect_timeout_s:
                 self._connect_failed(errno.ETIMEDOUT, Answer.CONNECT_TIMEOUT)
-        elif waited_s >= settings.timeout_s:
-            self._fail(job, Answer.TIMEOUT, f"time limit reached {self._so_far()}")
+        elif self.state is State.SECURING:
+            if waited_s >= settings.connect_timeout_s:
+                self._fail(job, Answer.TLS, "no TLS handshake within the time limit")
+        elif problem := settings.overdue(waited_s, now_s - self.heard_s if self._reader.started else None):
+            self._fail(job, Answer.TIMEOUT, f"{problem} {self._so_far()}")
 
     def close(self) -> None:
         """Close the socket and forget the job; says nothing to the owner."""
@@ -303,25 +390,10 @@ class Connection:
         self._socket.close()
 
     def _so_far(self) -> str:
-        reader = self._reader
-        if self._unsent is not None:
-            return "before the request was sent"
-        if not reader.started:
-            return "before any response"
-        return f"after {reader.body_bytes} bytes of content" if reader.status else "inside the response head"
+        if self.state is State.SECURING:
+            return "in the TLS handshake"
+        return "before the request was sent" if self._unsent is not None else so_far(self._reader)
 
     def _outcome(self, job: Job, answer: Answer, detail: str = "") -> Outcome:
-        reader = self._reader
-        return Outcome(
-            answer,
-            self._owner.upstream.name,
-            reader.status,
-            reader.head,
-            reader.body,
-            reader.body_bytes,
-            job.t_queued_ns,
-            self.t_sent_ns,
-            reader.t_first_ns,
-            reader.t_last_ns,
-            detail,
-        )
+        tls = self._tls.info if self._tls is not None else None
+        return make_outcome(self._owner.upstream, self._reader, tls, job.t_queued_ns, self.t_sent_ns, answer, detail)

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class Fate(StrEnum):
@@ -58,6 +58,7 @@ class Dropped(StrEnum):
 
     QUEUE_FULL = "queue_full"  # the queue in front of the shadow was full; the newest request is dropped
     QUEUE_TIMEOUT = "queue_timeout"  # it waited longer than the limit
+    LIMIT = "limit"  # every usable upstream had as many requests in flight as it may
     NO_UPSTREAM = "no_upstream"  # the balancer had none to give
     BACKOFF = "backoff"  # its upstream had just failed several times and was not tried
     SHUTDOWN = "shutdown"  # the agent ended before it was sent or answered
@@ -69,9 +70,18 @@ class Answer(StrEnum):
     OK = "ok"  # a whole response, whatever its status
     CONNECT = "connect"  # refused or unreachable
     CONNECT_TIMEOUT = "connect_timeout"
+    TLS = "tls"  # no TLS connection: its certificate or its handshake was refused, by either side
     RESET = "reset"  # closed or reset before the response was whole
     TIMEOUT = "timeout"  # no whole response in time
     GARBAGE = "garbage"  # not HTTP/1.x, or framing that cannot be followed
+
+
+class Origin(Protocol):
+    """Whose request it was: an Exchange, or what stands for one. "192.0.2.1:5555", "[2001:db8::1]:5555"."""
+
+    client: str
+    server: str
+    forwarded: IPv4Address | IPv6Address | None
 
 
 class Request(NamedTuple):
@@ -158,7 +168,7 @@ class Outcome(NamedTuple):
     """What the shadow answered to one request. Times are 0 where the thing did not happen."""
 
     answer: Answer
-    upstream: str  # address:port it went to, "" when none was picked
+    upstream: str  # address:port it went to, "" when none was picked; what the balancer chose where that is a program
     status: int  # 0 without a response head
     head: bytes
     body: bytes  # content without transfer coding, at most the limit
@@ -168,3 +178,7 @@ class Outcome(NamedTuple):
     t_first_ns: int  # first byte of the response (kernel receive time where the system gives it)
     t_last_ns: int  # last byte of the response
     detail: str = ""  # one line for a person, e.g. "connection refused"
+    queue_ns: int = -1  # in the shadow balancer's queue, where that is a program and says so
+    connect_ns: int = -1  # what its connection to the upstream took; both in steps of 1 ms
+    tls: str = ""  # protocol and cipher, e.g. "TLSv1.3 TLS_AES_256_GCM_SHA384"
+    tls_not_after_s: int = 0  # when the certificate that was presented ends, Unix time

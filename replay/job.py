@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from replay.balancer.upstream import Upstream
-from replay.exchange import Outcome, Request
+from replay.exchange import Origin, Outcome, Request
 from replay.settings import ReplayCounters, ReplaySettings
 
 if TYPE_CHECKING:
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 class Job:
     """A request on its way, with what its caller wants back."""
 
-    __slots__ = ("request", "resent", "since_s", "size_bytes", "t_queued_ns", "token")
+    __slots__ = ("origin", "request", "resent", "retried", "since_s", "size_bytes", "t_queued_ns", "token")
 
-    def __init__(self, request: Request, token: object, since_s: float) -> None:
+    def __init__(self, request: Request, token: object, since_s: float, origin: Origin | None = None) -> None:
         self.request = request
         self.token = token
+        self.origin = origin
         self.t_queued_ns = time.time_ns()
         self.since_s = since_s
         self.size_bytes = 0  # while it waits in the queue
         self.resent = False
+        self.retried = 0
 
 
 class Hub(Protocol):
@@ -44,7 +46,7 @@ class Owner(Protocol):
     upstream: Upstream
 
     def connected(self) -> None:
-        """A connection was made."""
+        """A connection was made (TLS comes after that)."""
 
     def connect_failed(self, connection: Connection, job: Job, outcome: Outcome | None) -> None:
         """No connection; the outcome is None when our own host is to blame."""

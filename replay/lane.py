@@ -2,6 +2,9 @@
 
 Decisions are made on this state first; the socket work is the connection's. A request takes an idle connection, else a
 new one up to the limit, else it waits; whenever a connection comes free, the longest waiting request gets it.
+
+Not every connection is good for every request: one that begins with a PROXY header serves that client alone, and TLS is
+for one server name. `_key` says what a request needs; at the limit an unused connection of another key makes room.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from replay.balancer.settings import HOST
 from replay.balancer.upstream import Upstream
 from replay.connection import Connection, State
 from replay.exchange import Dropped, Outcome
 from replay.job import Hub, Job
 from replay.sockets import reason_of
-from replay.wire import wire_size
+from replay.wire import parties, server_name, wire_size
 
 SocketFactory = Callable[[socket.AddressFamily], socket.socket]
 
@@ -28,7 +32,7 @@ class Front(Hub, Protocol):
     socket_factory: SocketFactory
 
     def end(self, upstream: Upstream, job: Job, result: Outcome | Dropped) -> None:
-        """The job ended."""
+        """The job ended here."""
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether the queue over all lanes takes one more entry of that size."""
@@ -40,12 +44,26 @@ class Front(Hub, Protocol):
 class Lane:
     """See the module; it is the owner of its connections."""
 
-    __slots__ = ("_connections", "_front", "_idle", "_pumping", "_queue", "upstream")
+    __slots__ = (
+        "_by_client",
+        "_by_name",
+        "_connections",
+        "_front",
+        "_idle",
+        "_keyed",
+        "_pumping",
+        "_queue",
+        "upstream",
+    )
 
     def __init__(self, front: Front, upstream: Upstream) -> None:
         self._front = front
         self._connections: set[Connection] = set()
-        self._idle: list[Connection] = []  # the last used is taken first, so that the surplus grows old
+        self._idle: dict[object, list[Connection]] = {}  # by key; the last used is taken first, the surplus grows old
+        transport = upstream.transport
+        self._by_client = transport.proxy_protocol
+        self._by_name = transport.tls is not None and transport.server_name == HOST
+        self._keyed = self._by_client or self._by_name
         self._queue: deque[Job] = deque()
         self._pumping = False
         self.upstream = upstream
@@ -57,9 +75,10 @@ class Lane:
 
     def take(self, job: Job) -> bool:
         """Send the job, or let it wait; False when the queue is full."""
-        if self._idle:
-            self._idle.pop().send(job)
-        elif len(self._connections) < self._front.settings.max_connections:
+        idle = self._idle.get(self._key(job) if self._keyed else None)
+        if idle:
+            idle.pop().send(job)
+        elif len(self._connections) < self._front.settings.max_connections or self._evict():
             self._open(job)
         else:
             return self._enqueue(job)
@@ -72,6 +91,12 @@ class Lane:
             self._front.end(self.upstream, self._dequeue(), Dropped.QUEUE_TIMEOUT)
         for connection in tuple(self._connections):
             connection.expire(now_s)
+
+    def retire(self) -> None:
+        """The upstream has left the pool: keep no unused connection."""
+        for connection in [connection for idle in self._idle.values() for connection in idle]:
+            connection.close()
+            self.went_away(connection)
 
     def abort(self) -> None:
         """Close everything; what is not answered ends as Dropped.SHUTDOWN."""
@@ -108,10 +133,13 @@ class Lane:
         if connection.state is State.CLOSED:
             self._forget(connection)
             self._pump()
-        elif self._queue:
+        elif not self._queue:
+            self._rest(connection)
+        elif not self._keyed or self._key(self._queue[0]) == connection.key:
             connection.send(self._dequeue())
         else:
-            self._idle.append(connection)
+            self._rest(connection)
+            self._pump()
         self._front.end(self.upstream, job, outcome)
 
     def resend(self, connection: Connection, job: Job) -> None:
@@ -120,7 +148,7 @@ class Lane:
 
     def went_away(self, connection: Connection) -> None:
         self._forget(connection)
-        self._idle.remove(connection)
+        self._unrest(connection)
 
     # Connections and queue
 
@@ -140,9 +168,35 @@ class Lane:
         front.counters.connects += 1
         front.counters.open_connections += 1
         upstream.connecting()
-        connection = Connection(front, self, sock)
+        connection = Connection(front, self, sock, self._key(job) if self._keyed else None)
         self._connections.add(connection)
         connection.open(job)
+
+    def _key(self, job: Job) -> object:
+        client = parties(job.origin) if self._by_client else None
+        name = server_name(self.upstream.transport.server_name, job.request) if self._by_name else None
+        return (client, name)
+
+    def _rest(self, connection: Connection) -> None:
+        self._idle.setdefault(connection.key, []).append(connection)
+
+    def _unrest(self, connection: Connection) -> None:
+        idle = self._idle[connection.key]
+        idle.remove(connection)
+        if not idle and connection.key is not None:
+            del self._idle[connection.key]
+
+    def _evict(self) -> bool:
+        """Close the connection that has been unused for longest, for one with another key; False if all are in use."""
+        if not self._keyed:
+            return False
+        oldest = min((idle[0] for idle in self._idle.values() if idle), key=lambda each: each.since_s, default=None)
+        if oldest is None:
+            return False
+        oldest.close()
+        self.went_away(oldest)
+        self._front.counters.evictions += 1
+        return True
 
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
@@ -155,7 +209,7 @@ class Lane:
         self._pumping = True
         limit = self._front.settings.max_connections
         try:
-            while self._queue and len(self._connections) < limit:
+            while self._queue and (len(self._connections) < limit or self._evict()):
                 self._open(self._dequeue())
         finally:
             self._pumping = False

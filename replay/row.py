@@ -21,7 +21,7 @@ HASH_LIMIT_BYTES = 256 * 1024  # hashing more than this would hold up the worker
 _NO_REQUEST = (None,) * 6
 _NO_RESPONSE = (None,) * 6
 _NO_FIELDS = (None,) * 3
-_NO_OUTCOME = (None,) * 14
+_NO_OUTCOME = (None,) * 18
 _HOST, _TYPE, _ENCODING, _LOCATION = b"\nhost:", b"\ncontent-type:", b"\ncontent-encoding:", b"\nlocation:"
 _NEW_SHA1 = hashlib.sha1(usedforsecurity=False)
 _SECRET = re.compile(rb"(?im)^((?:proxy-)?authorization|cookie|set-cookie)([ \t]*:)[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*")
@@ -89,7 +89,9 @@ def _response(response: Response, sha1: str | None) -> Row:
 
 
 def _outcome(outcome: Outcome, sha1: str | None, fields: Row, equal: bool | None) -> Row:
-    answer, upstream, status, _, _, body_bytes, queued, sent, first, last, detail = outcome
+    answer, upstream, status, _, _, body_bytes, queued, sent, first, last, detail, waited, connected, tls, ends = (
+        outcome
+    )
     return (
         answer,
         upstream,
@@ -102,6 +104,10 @@ def _outcome(outcome: Outcome, sha1: str | None, fields: Row, equal: bool | None
         last or None,
         *fields,
         detail[:FIELD_LIMIT_CHARS] or None,
+        None if waited < 0 else waited,
+        None if connected < 0 else connected,
+        tls or None,
+        ends or None,
         equal,
     )
 

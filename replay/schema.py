@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from replay.errors import RecordingError
 
-VERSION = 1
+VERSION = 2
 VERSION_KEY = b"shadowtap.schema_version"
 TORN_KEY = b"shadowtap.torn_bytes"  # bytes of a spool's last, unfinished batch that could not be kept
 
@@ -55,6 +55,10 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("shadow_content_encoding", _TEXT),
     ("shadow_location", _TEXT),
     ("detail", _TEXT),
+    ("shadow_queue_ns", _INT),  # in a balancer program's queue; null when it does not say
+    ("shadow_connect_ns", _INT),  # what its connection to the upstream took
+    ("shadow_tls", _TEXT),  # protocol and cipher; null without TLS
+    ("shadow_tls_not_after_s", _INT),  # when the certificate ends, Unix time
     ("body_equal", pa.bool_()),  # null when it cannot be said
 ]
 

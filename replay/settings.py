@@ -14,7 +14,13 @@ class ReplaySettings:
 
     connect_timeout_s: float = 1.0
     timeout_s: float = 10.0  # from the first byte sent to the last byte of the response
-    idle_timeout_s: float = 30.0  # an unused connection is closed after it
+    first_byte_timeout_s: float = (
+        0.0  # from the first byte sent to the first byte of the response; 0: none but the above
+    )
+    idle_timeout_s: float = 0.0  # between two reads of a response; 0: none
+    keepalive_s: float = 30.0  # an unused connection is closed after it
+    retries: int = 0  # to how many more upstreams a request goes that got no answer at all
+    requests_per_connection: int = 0  # then it is closed; 0: no limit
     queue_timeout_s: float = 1.0
     max_connections: int = 128  # per upstream
     queue_entries: int = 4096  # over all upstreams
@@ -22,6 +28,16 @@ class ReplaySettings:
     body_limit_bytes: int = MIB  # content of a response that is kept; the rest is counted
     mark_header: str = "X-Shadowtap"  # "" adds no header
     mark_value: str = "1"
+
+    def overdue(self, waited_s: float, quiet_s: float | None) -> str:
+        """Which time limit a request has reached, for a person; "" for none. `quiet_s` is since the last bytes of the
+        response, None before the first."""
+        if waited_s >= self.timeout_s:
+            return "time limit reached"
+        if quiet_s is None:
+            late = 0 < self.first_byte_timeout_s <= waited_s
+            return "time limit for the first byte reached" if late else ""
+        return "nothing more came within the time limit" if 0 < self.idle_timeout_s <= quiet_s else ""
 
     @property
     def mark(self) -> bytes:
@@ -46,6 +62,9 @@ class ReplayCounters:
     local_failures: int = 0  # no socket, or no local port: our own shortage
     local_failure: str = ""  # the last of them, for a person
     resends: int = 0
+    retries: int = 0  # requests given to another upstream after one that did not answer
+    tls_failures: int = 0  # connections whose certificate or handshake was refused
+    evictions: int = 0  # unused connections closed to make room for another client's
     excess: int = 0  # connections dropped for bytes that belong to no request
     early: int = 0  # responses that were whole before the request was sent
     idle_closed: int = 0  # connections the upstream closed between requests

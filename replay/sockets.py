@@ -15,13 +15,15 @@ LOCAL_ERRORS = frozenset({errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno
 
 
 def new_socket(family: socket.AddressFamily) -> socket.socket:
-    """A TCP socket; OSError when the process has no descriptor left."""
-    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    """A TCP socket, or a Unix one; OSError when the process has no descriptor left."""
+    return socket.socket(family, socket.SOCK_STREAM)
 
 
-def prepare(sock: socket.socket) -> None:
-    """Set what every connection needs."""
+def prepare(sock: socket.socket, family: socket.AddressFamily) -> None:
+    """Set what every connection needs. Unix sockets tell no receive time: this process' clock has to do there."""
     sock.setblocking(False)
+    if family == socket.AF_UNIX:
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
 

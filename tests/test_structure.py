@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("agent", "replay", "vagrant")
 LAYOUT = {
-    "agent": ("capture", "stream", "http", "select", "monitor", "control"),
-    "replay": ("balancer", "compare"),
+    "agent": ("capture", "stream", "http", "select", "monitor", "control", "discovery"),
+    "replay": ("balancer", "compare", "derive"),
 }
 FORBIDDEN = {
     "replay": ("agent", "bpf", "vagrant", "tests"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.control.client import DEFAULT_SOCKET, ask
+from agent.control.pool import add_arguments, show_pool
 from replay.errors import ShadowtapError
 
 if TYPE_CHECKING:
@@ -50,6 +51,16 @@ def add_parsers(commands: SubParsers) -> None:
     ):
         switch = _parser(commands, name, command, what, f"{what[0].upper()}{what[1:]}. Its other settings stay.")
         switch.add_argument("name", nargs="?", metavar="NAME", help="the shadow; may be left out if there is but one")
+    add_arguments(
+        _parser(
+            commands,
+            "pool",
+            change_pool,
+            "show or change a shadow's upstreams",
+            "Show the upstreams of a shadow and how they are; with options, change them while the agent runs. "
+            "The configuration file stays as it is.",
+        )
+    )
     status = _parser(
         commands,
         "status",
@@ -93,6 +104,11 @@ def enable_shadow(arguments: argparse.Namespace) -> str:
 def disable_shadow(arguments: argparse.Namespace) -> str:
     """`shadowtap disable`."""
     return _patch(arguments.socket, arguments.name, {"enabled": False})
+
+
+def change_pool(arguments: argparse.Namespace) -> str:
+    """`shadowtap pool`."""
+    return show_pool(arguments.socket, _named(arguments.socket, arguments.name), arguments)
 
 
 def show_status(arguments: argparse.Namespace) -> str:
@@ -146,11 +162,16 @@ _VALUES: dict[str, Callable[[str, str], Any]] = {
 
 
 def _patch(path: Path, name: str | None, changes: dict[str, Any]) -> str:
+    name = _named(path, name)
+    return shadow_line({"name": name} | ask(path, "PATCH", f"/v1/shadows/{name}", changes))
+
+
+def _named(path: Path, name: str | None) -> str:
     if name is None:
         name = _only_shadow(path)
     if not _NAME.fullmatch(name):
         raise CommandError(f"{name!r} is no name of a shadow: letters, digits and hyphens")
-    return shadow_line({"name": name} | ask(path, "PATCH", f"/v1/shadows/{name}", changes))
+    return name
 
 
 def _only_shadow(path: Path) -> str:

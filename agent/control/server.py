@@ -213,5 +213,3 @@ def _peer(end: socket.socket) -> str:
     _, uid, _ = struct.unpack("iII", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
     name = local_user(uid)
     return f"uid {uid} ({name})" if name else f"uid {uid}"
-
-

@@ -14,15 +14,19 @@ from typing import Any
 
 from agent import config as configuration
 from agent.capture.tables import Tables
-from agent.config import Config, Shadow
+from agent.config import Config
 from agent.errors import ConfigError
 from agent.order import Order
+from agent.pool_order import pool_order
 from agent.select.choice import Rule
 from agent.select.geo import GeoDatabase
 from agent.select.sampling import EVERYTHING, By
 from agent.select.superset import Selection, Wanted, make_selection
+from agent.shadow_config import Shadow
+from replay.balancer.settings import UpstreamSpec
+from replay.errors import UpstreamError
 
-CHANGEABLE = ("enabled", "percentage", "criteria", "sample_by", "exclusive", "methods")
+CHANGEABLE = ("enabled", "percentage", "criteria", "sample_by", "exclusive", "methods", "upstreams")
 
 
 def selection_of(order: Order, geo: GeoDatabase | None) -> Selection:
@@ -48,8 +52,10 @@ class Steering:
         tell: Callable[[list[Rule]], None],
         path: Path | None = None,
         kept: Callable[[], AbstractContextManager[None]] = nullcontext,
+        change_pool: Callable[[str, list[UpstreamSpec]], None] | None = None,
     ) -> None:
-        """`path` is the file that `reload` reads; `kept` keeps the lease during work that takes longer."""
+        """`path` is the file that `reload` reads; `kept` keeps the lease during work that takes longer; `change_pool`
+        gives a shadow other upstreams, or raises UpstreamError."""
         self.config = config
         self.selection = selection_of(Order.of(config), geo)
         self._tables = tables
@@ -57,6 +63,7 @@ class Steering:
         self._tell = tell
         self._kept = kept
         self._path = path
+        self._change_pool = change_pool
 
     def begin(self) -> None:
         """Put the first selection into the kernel. ConfigError when that has no room for it."""
@@ -71,7 +78,7 @@ class Steering:
             raise ConfigError(f"{', '.join(unknown)}: not changeable at run time; {', '.join(CHANGEABLE)} are")
         if fields.get("enabled") is False and len(fields) == 1:  # at once, before anything that takes time
             self._tables.enabled &= ~(1 << list(self.config.shadows).index(name))
-        data = self.config.model_dump()
+        data = self.config.data
         data["shadows"][name] |= fields
         config = configuration.validated(data, "the change")
         if set(fields) == {"enabled"}:
@@ -88,7 +95,7 @@ class Steering:
             raise ConfigError(f"{self._path}: shadows were added, removed or moved: restart the agent for that")
         if self.config.geo is None and found.geo is not None:
             raise ConfigError(f"{self._path}: a geo.database was added: restart the agent for that")
-        kept, wanted = self.config.model_dump(), found.model_dump()
+        kept, wanted = self.config.data, found.data
         for name, shadow in kept["shadows"].items():
             shadow |= {key: wanted["shadows"][name][key] for key in CHANGEABLE}
         self._apply(configuration.validated(kept, str(self._path)))
@@ -109,15 +116,20 @@ class Steering:
 
     def status(self) -> list[dict[str, Any]]:
         """The shadows as they are now."""
-        shown = (*CHANGEABLE, "upstreams")
         return [
-            {"name": name, **{key: getattr(shadow, key) for key in shown}, "places_ppm": self.config.windows[name]}
+            {
+                "name": name,
+                **{key: getattr(shadow, key) for key in CHANGEABLE},
+                "upstreams": [upstream.plain for upstream in shadow.upstreams],
+                "places_ppm": self.config.windows[name],
+            }
             for name, shadow in self.config.shadows.items()
         ]
 
     def _apply(self, config: Config) -> None:
         order = Order.of(config)
         with self._kept():
+            self._change_pools(config)
             selection = selection_of(order, self._geo)
             # What goes off goes off first, and what comes on comes on when everybody knows the new rules.
             self._tables.enabled &= _mask(config.shadows.values())
@@ -130,6 +142,17 @@ class Steering:
         self.selection = selection
         self.config = config
         self._tables.enabled = _mask(config.shadows.values())
+
+    def _change_pools(self, config: Config) -> None:
+        for name, shadow in config.shadows.items():
+            if shadow.upstreams == self.config.shadows[name].upstreams or self._change_pool is None:
+                continue
+            if not shadow.upstreams or not self.config.shadows[name].upstreams:
+                raise ConfigError(f"shadows.{name}.upstreams: from or to none at all takes a restart")
+            try:
+                self._change_pool(name, list(pool_order(shadow).upstreams))
+            except UpstreamError as error:
+                raise ConfigError(f"shadows.{name}: {error}") from None
 
     def _turn(self, config: Config) -> None:
         """Tell the workers, and let the kernel follow."""

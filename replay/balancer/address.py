@@ -7,13 +7,17 @@ production addresses is what is used.
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from replay.errors import UpstreamError
 
 ANY = "*"
+UNIX = "unix:"  # in front of the path of a Unix socket
+UNIX_PATH_BYTES = 107
 MAX_PORT = 65535
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -28,19 +32,19 @@ class HostPort(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """A numeric address that a socket of `family` connects to."""
+    """A numeric address that a socket of `family` connects to; of a Unix socket only `sockaddr`, its path."""
 
     family: socket.AddressFamily
-    address: IPAddress
+    address: IPAddress | None
     port: int
-    sockaddr: tuple[Any, ...]  # as connect() takes it
+    sockaddr: tuple[Any, ...] | str  # as connect() takes it
 
 
 def parse_host_port(text: str) -> HostPort:
     """Take "192.0.2.1:80", "[2001:db8::1]:80" or "shadow.example:80" apart; UpstreamError on anything else."""
     text = text.strip()
     if "://" in text or "/" in text:
-        raise UpstreamError(f"upstream {text!r}: write host:port, without a scheme or a path")
+        raise UpstreamError(f"upstream {text!r}: write host:port, without a scheme or a path (or unix:/path)")
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or not rest.startswith(":"):
@@ -58,7 +62,9 @@ def parse_host_port(text: str) -> HostPort:
 
 
 def resolve(text: str, resolver: Resolver = socket.getaddrinfo) -> list[Endpoint]:
-    """Every TCP endpoint that `text` stands for, in the resolver's order; never empty. Blocks on name resolution."""
+    """Every endpoint that `text` stands for, in the resolver's order; never empty. Blocks on name resolution."""
+    if text.startswith(UNIX):
+        return [Endpoint(socket.AF_UNIX, None, 0, _unix_path(text))]
     host, port = parse_host_port(text)
     try:
         found = resolver(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
@@ -69,7 +75,7 @@ def resolve(text: str, resolver: Resolver = socket.getaddrinfo) -> list[Endpoint
     if not endpoints:
         raise UpstreamError(f"upstream {text!r}: {host!r} does not resolve to an address")
     for endpoint in endpoints:
-        if endpoint.address.is_unspecified or endpoint.address.is_multicast:
+        if endpoint.address and (endpoint.address.is_unspecified or endpoint.address.is_multicast):
             raise UpstreamError(f"upstream {text!r}: {endpoint.address} is not the address of one host")
     return endpoints
 
@@ -77,16 +83,20 @@ def resolve(text: str, resolver: Resolver = socket.getaddrinfo) -> list[Endpoint
 class Production:
     """The addresses that production traffic is taken from; no upstream may be one of them.
 
-    An entry is "ip:port", "[ip]:port", or "*:port" for that port on every address of this host ("0.0.0.0:port" and
-    "[::]:port" mean the same, as a listening socket's address does).
+    An entry is "ip:port", "[ip]:port", "unix:/path", or "*:port" for that port on every address of this host
+    ("0.0.0.0:port" and "[::]:port" mean the same, as a listening socket's address does).
     """
 
-    __slots__ = ("_exact", "_ports")
+    __slots__ = ("_exact", "_paths", "_ports")
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
         self._exact: set[tuple[IPAddress, int]] = set()
         self._ports: set[int] = set()
+        self._paths: set[str] = set()
         for entry in entries:
+            if entry.startswith(UNIX):
+                self._paths.add(_real(_unix_path(entry)))
+                continue
             host, port = parse_host_port(entry)
             if host == ANY:
                 self._ports.add(port)
@@ -99,6 +109,8 @@ class Production:
 
     def has(self, endpoint: Endpoint) -> bool:
         """Whether a connection to `endpoint` would reach production."""
+        if endpoint.address is None:
+            return _real(str(endpoint.sockaddr)) in self._paths
         if (endpoint.address, endpoint.port) in self._exact:
             return True
         return endpoint.port in self._ports and is_local(endpoint.address)
@@ -119,6 +131,27 @@ def is_local(address: IPAddress) -> bool:
             return _plain(ipaddress.ip_address(probe.getsockname()[0])) == address
     except OSError:
         return False
+
+
+def show(endpoint: Endpoint) -> str:
+    """ "192.0.2.1:80", "[2001:db8::1]:80" or "unix:/path"."""
+    host = endpoint.address
+    if host is None:
+        return f"{UNIX}{endpoint.sockaddr}"
+    return f"{host}:{endpoint.port}" if host.version == 4 else f"[{host}]:{endpoint.port}"
+
+
+def _unix_path(text: str) -> str:
+    path = text.removeprefix(UNIX)
+    if not path.startswith("/") or "\0" in path:
+        raise UpstreamError(f"upstream {text!r}: write a Unix socket as unix:/its/path")
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES:
+        raise UpstreamError(f"upstream {text!r}: the path of a Unix socket has at most {UNIX_PATH_BYTES} bytes")
+    return path
+
+
+def _real(path: str) -> str:
+    return str(Path(path).resolve())
 
 
 def _check_ipv6(text: str, host: str) -> None:

@@ -1,4 +1,4 @@
-"""One upstream of a pool and what is known of it from the traffic alone (no health checks).
+"""One upstream of a pool, and what is known of it from the traffic alone.
 
 Connect failures open a *backoff*: after FAILURES_BEFORE_BACKOFF in a row no connection is tried for a while; then one
 probe may try, and its failure makes the next pause twice as long, up to a bound. The first success ends it.
@@ -6,19 +6,40 @@ probe may try, and its failure makes the next pause twice as long, up to a bound
     well ──3 failures──► pausing ──time──► probing ──success──► well
                             ▲                 │
                             └────failure──────┘ (pause doubled)
+
+What health checks, the answers' statuses and people say of it, the engine keeps here as flags.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ssl
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from replay.balancer.address import Endpoint, Production, Resolver, resolve
+from replay.balancer.address import Endpoint, Production, Resolver, resolve, show
+from replay.balancer.settings import HOST, UpstreamSpec
 from replay.errors import UpstreamError
+from replay.via import Via
 
 FAILURES_BEFORE_BACKOFF = 3
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """How requests travel to an upstream."""
+
+    tls: ssl.SSLContext | None = None
+    server_name: str = HOST  # for SNI and verification; HOST: what each request's Host header says
+    proxy_protocol: bool = False  # each connection begins with a PROXY header, and serves one client only
+    forwarded_for: bool = False  # X-Forwarded-For is added
+    via_header: bytes = b""  # of the response, in lower case: says which upstream a balancer chose; taken off
+    read_via: Callable[[bytes], Via | None] | None = None  # its value
+
+
+PLAIN = Transport()
 
 
 class Upstream:
@@ -28,23 +49,42 @@ class Upstream:
         "_pause_s",
         "_probing",
         "_retry_at_s",
+        "cookie",
+        "draining",
+        "effective_weight",
         "endpoint",
         "failures",
         "family",
+        "healthy",
         "in_flight",
         "index",
         "name",
         "sockaddr",
+        "transport",
+        "weight",
     )
 
-    def __init__(self, name: str, endpoint: Endpoint, index: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        endpoint: Endpoint,
+        index: int = 0,
+        spec: UpstreamSpec | None = None,
+        transport: Transport = PLAIN,
+    ) -> None:
         self.name = name  # as outcomes show it: "192.0.2.1:80"
         self.endpoint = endpoint
         self.family = endpoint.family
-        self.sockaddr: tuple[Any, ...] = endpoint.sockaddr
-        self.index = index  # place in the pool
+        self.sockaddr: tuple[Any, ...] | str = endpoint.sockaddr
+        self.index = index  # place in the pool it was made for
+        self.transport = transport
+        self.weight = spec.weight if spec else 1
+        self.cookie = spec.cookie if spec else ""
+        self.effective_weight = float(self.weight)  # less in a slow start
         self.in_flight = 0  # requests assigned and not ended, waiting ones included
         self.failures = 0  # connect failures since the last success
+        self.healthy = True  # what the last health checks said
+        self.draining = False  # takes nothing new
         self._pause_s = 0.0  # 0 while well
         self._retry_at_s = 0.0
         self._probing = False
@@ -84,7 +124,10 @@ class Upstream:
 
 
 def make_pool(
-    addresses: Iterable[str], production: Production | None = None, resolver: Resolver | None = None
+    specs: Iterable[UpstreamSpec | str],
+    production: Production | None = None,
+    resolver: Resolver | None = None,
+    transport: Transport = PLAIN,
 ) -> tuple[Upstream, ...]:
     """The upstreams of a pool, names resolved (this blocks). A name stands for the first address it resolves to.
 
@@ -93,8 +136,10 @@ def make_pool(
     """
     production = production or Production()
     pool: list[Upstream] = []
-    seen: dict[tuple[Any, ...], str] = {}
-    for text in addresses:
+    seen: dict[Any, str] = {}
+    for each in specs:
+        spec = UpstreamSpec(each) if isinstance(each, str) else each
+        text = spec.address
         endpoints = resolve(text, resolver) if resolver else resolve(text)
         for endpoint in endpoints:
             if production.has(endpoint):
@@ -103,13 +148,7 @@ def make_pool(
         if first.sockaddr in seen:
             raise UpstreamError(f"upstream {text!r} is listed twice in the pool (also as {seen[first.sockaddr]!r})")
         seen[first.sockaddr] = text
-        pool.append(Upstream(show(first), first, len(pool)))
+        pool.append(Upstream(show(first), first, len(pool), spec, transport))
     if not pool:
         raise UpstreamError("the shadow pool has no upstream: list at least one host:port")
     return tuple(pool)
-
-
-def show(endpoint: Endpoint) -> str:
-    """ "192.0.2.1:80" or "[2001:db8::1]:80"."""
-    host = endpoint.address
-    return f"{host}:{endpoint.port}" if host.version == 4 else f"[{host}]:{endpoint.port}"

@@ -81,9 +81,8 @@ def test_a_disabled_shadow_is_valid_and_noted(tmp_path: Path) -> None:
 
 
 def test_what_is_allowed_and_hardly_meant_is_a_note(tmp_path: Path) -> None:
-    arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/candidate/0123456789abcdef"
-    lines = checked(tmp_path, TEXT.replace("percentage", f"shadowPoolArn: '{arn}', percentage"))
-    assert lines[-1].startswith("note     shadows.candidate.shadow_pool_arn: target groups are not looked up yet")
+    lines = checked(tmp_path, TEXT.replace("interface: lo", "interface: lo, ring_kib: 64"))
+    assert lines[-1].startswith("note     capture.ring_kib 64: large segments will not fit")
 
 
 def test_what_cannot_work_here(tmp_path: Path) -> None:

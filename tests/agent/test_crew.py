@@ -18,9 +18,11 @@ from agent import messages
 from agent.crew import Crew, Worker
 from agent.errors import ConfigError, LoadError
 from agent.order import Order, ShadowOrder
+from agent.pool_order import PoolOrder
 from agent.select.choice import Rule, rule_from_json
 from agent.select.language import parse
 from agent.select.sampling import By, Window
+from replay.balancer.settings import UpstreamSpec
 
 ORDER, MARK, RING_BYTES = Order(ports=(80,)), 7, 4096
 WORKER = """
@@ -130,7 +132,9 @@ def test_rules_reach_every_worker_and_those_that_come_later(monkeypatch: pytest.
     script = script.replace('"flows": flows}', '"flows": flows, "told": json.dumps(told)}', 1)
     script = script.replace("    what = json.loads(message)\n", "    what = json.loads(message)\n    told = what\n", 1)
     monkeypatch.setattr(module, "_start", starting(worker_start=script))
-    order = replace(ORDER, shadows=(ShadowOrder("one"), ShadowOrder("other", upstreams=("192.0.2.1:80",))))
+    order = replace(
+        ORDER, shadows=(ShadowOrder("one"), ShadowOrder("other", pool=PoolOrder((UpstreamSpec("192.0.2.1:80"),))))
+    )
     crew = started(made_of([0, 0], order))
     rules = [Rule(enabled=False), Rule(criteria=parse("header:X-Test"), window=Window(0, 10_000), by=By.CLIENT)]
     crew.change_rules(rules)
@@ -229,8 +233,8 @@ def test_end_kills_what_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None
 
 def with_upstreams(name: str) -> Order:
     """As many upstreams as are allowed."""
-    upstreams = tuple(f"shadow-{n:04}.{name}.example:80" for n in range(1024))
-    return replace(ORDER, shadows=(replace(ORDER.shadows[0], upstreams=upstreams),))
+    upstreams = tuple(UpstreamSpec(f"shadow-{n:04}.{name}.example:80") for n in range(1024))
+    return replace(ORDER, shadows=(replace(ORDER.shadows[0], pool=PoolOrder(upstreams)),))
 
 
 def test_an_order_with_many_upstreams_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,10 +273,10 @@ def test_new_rules_reach_a_worker_that_is_behind() -> None:
     while worker.tell({"filler": "x" * 1000}):
         pass
     crew.change_rules([Rule(enabled=False)])
-    assert worker.untold is not None
+    assert worker.untold
     while "filler" in (messages.receive(theirs) or {}):
         crew.tell_again()
-        if worker.untold is None:
+        if not worker.untold:
             break
     messages_left = iter(lambda: messages.receive(theirs), None)
     assert next(m for m in messages_left if "rules" in m)["rules"][0]["enabled"] is False

@@ -26,7 +26,7 @@ class Sender:
         self.refuse: Dropped | None = None
         self.taken: list[object] = []
 
-    def submit(self, request: Request, token: object) -> Dropped | None:
+    def submit(self, request: Request, token: object, origin: object = None) -> Dropped | None:
         if self.refuse is None:
             self.taken.append(token)
         return self.refuse

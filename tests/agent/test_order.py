@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agent.capture.layout import PPM
 from agent.config import parse
 from agent.order import Order, ShadowOrder
+from agent.pool_order import PoolOrder
 from agent.select.choice import Rule
 from agent.select.client_address import ClientAddress, client_address
 from agent.select.criteria import Always
@@ -65,7 +66,7 @@ seed: 77
 def test_every_setting_reaches_its_stage() -> None:
     found = order()
     (shadow,) = found.shadows
-    assert (shadow.name, shadow.upstreams) == ("candidate", ("198.51.100.1:80", "198.51.100.2:80"))
+    assert (shadow.name, addresses(shadow.pool)) == ("candidate", ["198.51.100.1:80", "198.51.100.2:80"])
     assert found.production == ("198.51.100.9:80", "*:80", "*:8080")
     assert (shadow.rule.methods, found.ports) == (("GET", "POST"), (80, 8080))
     assert (found.poll_s, found.stop_timeout_s, found.nice, found.scheduler) == (0.002, 4, 5, "idle")
@@ -164,8 +165,12 @@ def test_a_disabled_shadow_is_ready_to_be_enabled() -> None:
     assert found == replace(order(), shadows=(replace(order().shadows[0], rule=found.shadows[0].rule),))
 
 
+def addresses(pool: PoolOrder) -> list[str]:
+    return [spec.address for spec in pool.upstreams]
+
+
 def upstreams(found: Order) -> list[str]:
-    return [upstream.name for upstream in found.shadows[0].balancer(found.production).upstreams]
+    return [upstream.name for upstream in found.shadows[0].pool.engine(found.production).upstreams]
 
 
 def test_the_balancer_refuses_production() -> None:
@@ -178,7 +183,7 @@ def test_the_balancer_refuses_production() -> None:
 
 def test_names_are_resolved_once_for_every_worker() -> None:
     found = order(TEXT.replace("198.51.100.1:80", "localhost:81")).resolved()
-    assert found.shadows[0].upstreams[0] in ("127.0.0.1:81", "[::1]:81")
+    assert found.shadows[0].pool.upstreams[0].address in ("127.0.0.1:81", "[::1]:81")
     assert order(SEVERAL).resolved() == order(SEVERAL), "where there is nothing to resolve, nothing changes"
     with pytest.raises(UpstreamError, match="is the production address"):
         order(TEXT.replace("198.51.100.2:80", "198.51.100.9:80")).resolved()

@@ -157,7 +157,7 @@ def test_production_is_never_the_shadow(capture: Path, capsys: pytest.CaptureFix
     [
         ([], "--dry-run"),
         (["--to", "http://h:1", "--dry-run"], "--dry-run"),
-        (["--to", "https://h:1"], "TLS"),
+        (["--to", "https://h:1", "--to", "http://h:2"], "all as http"),
         (["--to", "http://h:1/path"], "path"),
         (["--to", "h:0"], "port"),
         (["--dry-run", "--speed", "fast"], "--speed fast"),

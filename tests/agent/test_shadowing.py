@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,13 @@ import pytest
 
 from agent.merge import add_up
 from agent.order import Order, ShadowOrder
+from agent.pool_order import PoolOrder
 from agent.select.choice import Rule
 from agent.select.client_address import Address
 from agent.select.language import parse
 from agent.select.sampling import By, Window
 from agent.shadowing import Shadowing, open_recorder
+from replay.balancer.settings import UpstreamSpec
 from replay.errors import RecordingError, UpstreamError
 from replay.exchange import Exchange, Fate, Outcome, Skipped
 from replay.lane import SocketFactory
@@ -55,8 +57,12 @@ def serve(peer: Peer) -> None:
     peer.serve()
 
 
+def pool_of(upstreams: Sequence[str]) -> PoolOrder:
+    return PoolOrder(tuple(map(UpstreamSpec, upstreams)))
+
+
 def an_order(*upstreams: str, **rule: Any) -> Order:
-    shadow = ShadowOrder("candidate", Rule(dry_run=not upstreams, **rule), upstreams, SETTINGS)
+    shadow = ShadowOrder("candidate", Rule(dry_run=not upstreams, **rule), pool_of(upstreams), SETTINGS)
     return Order(shadows=(shadow,))
 
 
@@ -189,7 +195,9 @@ def test_draining_sends_what_is_held_in_its_order_and_waits_for_the_answers(run:
 
     async def main() -> None:
         settings = replace(SETTINGS, max_connections=1)
-        made = shadowing(Order(shadows=(ShadowOrder("candidate", Rule(), (server.address,), settings),)), recorder)
+        made = shadowing(
+            Order(shadows=(ShadowOrder("candidate", Rule(), pool_of([server.address]), settings),)), recorder
+        )
         connect(made, LONG_NS)
         made.mirror.take(taken, taken, 20)
         await asyncio.sleep(0.05)
@@ -210,7 +218,7 @@ def test_draining_ends_in_time_whatever_the_shadow_does(run: Run, tmp_path: Path
 
     async def main() -> None:
         slow = ReplaySettings(timeout_s=60, max_connections=1)
-        made = shadowing(Order(shadows=(ShadowOrder("candidate", Rule(), (server.address,), slow),)), recorder)
+        made = shadowing(Order(shadows=(ShadowOrder("candidate", Rule(), pool_of([server.address]), slow),)), recorder)
         connect(made, LONG_NS)
         made.mirror.take(taken, taken, 3)
         async with asyncio.timeout(ACCEPTED_S):
@@ -226,7 +234,7 @@ def test_draining_ends_in_time_whatever_the_shadow_does(run: Run, tmp_path: Path
 def test_draining_before_it_was_connected(run: Run) -> None:
     made = shadowing(an_order("127.0.0.1:9"))
     run(made.drain(ACCEPTED_S))
-    assert made.report() == {"replay": {}, "spacing": {}, "recording": {}}
+    assert made.report() == {"replay": {}, "spacing": {}, "pool": {"candidate": {}}, "recording": {}}
 
 
 def test_no_connection_to_production(run: Run) -> None:
@@ -325,7 +333,7 @@ def test_several_have_their_own_place_rule_and_recorder(run: Run, tmp_path: Path
 
     async def main() -> None:
         rules = Rule(), Rule(criteria=parse("header:X-Test"))
-        shadows = [ShadowOrder(f"s{n}", rule, (server.address,), SETTINGS) for n, rule in enumerate(rules)]
+        shadows = [ShadowOrder(f"s{n}", rule, pool_of([server.address]), SETTINGS) for n, rule in enumerate(rules)]
         order = Order(shadows=tuple(shadows))
         both = [shadowing(order, recorders[place], in_kernel=False, place=place) for place in range(2)]
         for made in both:
@@ -365,7 +373,7 @@ def test_the_report_is_plain_and_can_be_added_up(run: Run, tmp_path: Path, repla
     with server as there:
         run(main([there.address] if replaying else []))
     (report,) = reports
-    assert set(report) == {"replay", "spacing", "recording"}
+    assert set(report) == {"replay", "spacing", "pool", "recording"}
     assert bool(report["replay"]) == bool(report["spacing"]) == replaying
     assert bool(report["recording"]) == recording
     if replaying:

@@ -83,7 +83,7 @@ class Client:
         self.sent: list[object] = []
         self.refuse: Dropped | None = None
 
-    def submit(self, request: Request, token: object) -> Dropped | None:
+    def submit(self, request: Request, token: object, origin: object = None) -> Dropped | None:
         self.sent.append(token)
         return self.refuse
 

@@ -282,7 +282,7 @@ def test_waiting_too_long_is_a_drop(run: Run) -> None:
 
 def test_an_idle_connection_is_closed_in_the_end(run: Run) -> None:
     async def main() -> None:
-        async with Client(server.address, idle_timeout_s=0.1) as client:
+        async with Client(server.address, keepalive_s=0.1) as client:
             await client.send()
             assert client.counters.open_connections == 1
             async with asyncio.timeout(5):
@@ -299,8 +299,8 @@ def test_without_upstreams_nothing_is_taken(run: Run) -> None:
     class Nothing:
         upstreams = ()
 
-        def assign(self, request: Request) -> None:
-            return None
+        def assign(self, request: Request, origin: object = None, avoid: object = None) -> Dropped:
+            return Dropped.NO_UPSTREAM
 
         def release(self, upstream: object, result: object) -> None:
             raise AssertionError

@@ -453,7 +453,8 @@ def test_never_reads_the_request(run: Run) -> None:
         async with Client(server.address, **QUICK) as client:
             outcome = await client.send(make_request(method="POST", body=b"x" * (8 << 20)))
             assert (outcome.answer, outcome.detail) == (
-                Answer.TIMEOUT, "time limit reached before the request was sent"
+                Answer.TIMEOUT,
+                "time limit reached before the request was sent",
             )
 
     with ScriptedServer(lambda peer: peer.pause(1), receive_buffer=8192) as server:

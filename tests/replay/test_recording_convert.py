@@ -18,7 +18,7 @@ import pytest
 from replay import convert
 from replay.convert import BAD_SUFFIX, PART_SUFFIX, Recovered, drop_stale, recover
 from replay.converter import start_converter
-from replay.schema import SCHEMA, TORN_KEY, VERSION_KEY, version_of
+from replay.schema import SCHEMA, TORN_KEY, VERSION, VERSION_KEY, version_of
 from replay.spool import Spool
 from tests.replay.test_recording_spool import batch
 
@@ -46,7 +46,7 @@ def test_a_spool_becomes_parquet_with_the_same_rows_and_schema(tmp_path: Path) -
     table = pq.read_table(tmp_path / "one.parquet")
     assert table["index"].to_pylist() == EXPECTED
     assert table.schema.equals(SCHEMA)
-    assert version_of(pq.read_schema(tmp_path / "one.parquet"), "") == 1
+    assert version_of(pq.read_schema(tmp_path / "one.parquet"), "") == VERSION
     assert recover(tmp_path) == Recovered()
 
 
@@ -108,7 +108,7 @@ def test_a_full_disk_keeps_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_newer_version_is_left_for_a_newer_shadowtap(tmp_path: Path) -> None:
-    schema = SCHEMA.with_metadata({VERSION_KEY: b"2"})
+    schema = SCHEMA.with_metadata({VERSION_KEY: b"%d" % (VERSION + 1)})
     path = tmp_path / "one.arrows"
     path.write_bytes(schema.serialize().to_pybytes())
     assert recover(tmp_path) == Recovered(failed=1)

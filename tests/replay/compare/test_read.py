@@ -11,7 +11,7 @@ import pytest
 from replay.compare.read import open_recording
 from replay.convert import recover
 from replay.errors import RecordingError
-from replay.schema import SCHEMA, VERSION_KEY
+from replay.schema import SCHEMA, VERSION, VERSION_KEY
 from replay.spool import Spool
 from tests.replay.test_recording_spool import batch
 
@@ -96,7 +96,8 @@ def test_an_older_version_lacks_columns(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("metadata", "message"), [({VERSION_KEY: b"2"}, "with a newer one"), (None, "not a recording of shadowtap")]
+    ("metadata", "message"),
+    [({VERSION_KEY: b"%d" % (VERSION + 1)}, "with a newer one"), (None, "not a recording of shadowtap")],
 )
 def test_what_cannot_be_understood_is_an_error(tmp_path: Path, metadata: dict[bytes, bytes], message: str) -> None:
     table = pa.table({"index": pa.array([1], pa.int32())}).replace_schema_metadata(metadata)

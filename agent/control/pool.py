@@ -1,0 +1,74 @@
+"""`shadowtap pool`: show and change the upstreams of a shadow of the running agent."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from agent.control.client import ask
+from replay.errors import ShadowtapError
+
+
+class PoolError(ShadowtapError):
+    """A change of a pool that cannot be meant."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the shadow; may be left out if there is but one")
+    for option, text in (
+        ("--add", "take it into the pool, as ADDRESS or ADDRESS=WEIGHT; with a weight also for one that is there"),
+        ("--drain", "give it nothing new; what is under way there ends as usual"),
+        ("--remove", "take it out of the pool"),
+    ):
+        parser.add_argument(option, action="append", default=[], metavar="ADDRESS", help=text)
+
+
+def changed(upstreams: list[Any], arguments: argparse.Namespace) -> list[Any] | None:
+    """The pool as the options have it, None when they ask for nothing."""
+    if not (arguments.add or arguments.drain or arguments.remove):
+        return None
+    pool = {_address(each): each for each in upstreams}
+    for address in arguments.remove + arguments.drain:
+        if address not in pool:
+            raise PoolError(f"{address} is not in the pool: there is {', '.join(pool) or 'none'}")
+    for address in arguments.remove:
+        del pool[address]
+    for address in arguments.drain:
+        pool[address] = _weighted(pool[address], 0)
+    for text in arguments.add:
+        address, equals, weight = text.partition("=")
+        if equals and not weight.isdecimal():
+            raise PoolError(f"--add {text}: give ADDRESS or ADDRESS=WEIGHT, the weight from 0 to 1000")
+        pool[address] = _weighted(pool.get(address, address), int(weight) if equals else 1)
+    return list(pool.values())
+
+
+def lines(name: str, pool: dict[str, Any], states: dict[str, dict[str, int]]) -> list[str]:
+    """A pool for people: each upstream with what the workers say of it."""
+    shown = [f"{name}: engine {pool.get('engine', '?')}"]
+    if problem := pool.get("problem"):
+        shown.append(f"  problem: {problem}")
+    for address in pool.get("upstreams", []):
+        said = ", ".join(f"{state} ({count})" for state, count in states.get(address, {}).items())
+        shown.append(f"  {address:<28} {said or 'not used yet'}")
+    return shown if pool.get("upstreams") else [*shown, "  no upstreams"]
+
+
+def show_pool(path: Path, name: str, arguments: argparse.Namespace) -> str:
+    """Change the pool, if so asked, and show it."""
+    upstreams = changed(ask(path, "GET", f"/v1/shadows/{name}")["upstreams"], arguments)
+    if upstreams is not None:
+        ask(path, "PATCH", f"/v1/shadows/{name}", {"upstreams": upstreams})
+    status = ask(path, "GET", "/v1/status")
+    return "\n".join(lines(name, status["pools"].get(name, {}), status["pools"].get(name, {}).get("states", {})))
+
+
+def _address(upstream: Any) -> str:
+    return str(upstream["address"] if isinstance(upstream, dict) else upstream)
+
+
+def _weighted(upstream: Any, weight: int) -> dict[str, Any]:
+    whole = upstream if isinstance(upstream, dict) else {"address": upstream}
+    return {**whole, "weight": weight}

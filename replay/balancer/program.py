@@ -1,0 +1,259 @@
+"""A balancer program as the shadow's engine: its configuration derived, checked, run, and followed when it changes.
+
+    production's file ──derive──► private file ──the program's own check──► started, or reloaded
+                                                    └── refused: what runs, runs on
+
+`Plan` says what would be run, and why it differs; `Engine` runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from replay.balancer.address import Endpoint, Production, resolve, show
+from replay.balancer.child import Child, check, free_port
+from replay.balancer.derive.change import Derived, DeriveOptions, Listener, unexplained
+from replay.balancer.derive.haproxy import derive_haproxy
+from replay.balancer.derive.mapping import ServerMap
+from replay.balancer.derive.nginx import baseline, derive_nginx, files_of
+from replay.errors import UpstreamError
+
+HAPROXY, NGINX = "haproxy", "nginx"
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # sbin is not on everybody's PATH
+
+Private = Callable[[], tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSettings:
+    """One shadow's balancer program."""
+
+    kind: str
+    source: str  # path of the configuration to run: production's, or a candidate's
+    production: str = ""  # path of production's own, where `source` is a candidate
+    servers: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    bind: str = ""
+    keep: tuple[str, ...] = ()
+    allow_production: bool = False
+    binary: str = ""
+    addresses: tuple[str, ...] = ()  # of production, beside the servers that the file names
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be run. `source_lines` is what `derived` is compared with."""
+
+    source_lines: tuple[str, ...]
+    derived: Derived
+    files: tuple[Path, ...]  # everything it was made from
+
+
+def make_plan(settings: ProgramSettings, directory: Path, private: Private = free_port) -> Plan:
+    """Derive the shadow's configuration; nothing is written or started. UpstreamError, in one line."""
+    derived, source, files = _derive(settings, settings.source, directory, private, bool(settings.production))
+    if strange := unexplained(source, derived.text.split("\n"), derived.changes):
+        raise UpstreamError(
+            f"{settings.source}: the derived file differs where it must not: {strange[0]!r}: please report this"
+        )
+    if not settings.allow_production:
+        _refuse_production(settings, derived, directory)
+    return Plan(tuple(source), derived, files)
+
+
+def production_lines(settings: ProgramSettings, directory: Path) -> list[str]:
+    """Production's own file, where the source is a candidate, as `Plan.source_lines` has it. UpstreamError."""
+    return _derive(settings, settings.production, directory, free_port, True)[1]
+
+
+def listener_for(settings: ProgramSettings, derived: Derived) -> list[Listener]:
+    """The listeners that traffic goes to, the default first. UpstreamError when there is none."""
+    usable = [listener for listener in derived.listeners if listener.http]
+    if settings.bind:
+        usable = [listener for listener in derived.listeners if _is_bind(settings.bind, listener)]
+        if not usable:
+            raise UpstreamError(
+                f"{settings.source}: nothing listens on balancer.bind {settings.bind!r}; "
+                f"there is {', '.join(listener.production for listener in derived.listeners) or 'nothing at all'}"
+            )
+    if not usable:
+        raise UpstreamError(f"{settings.source}: no frontend speaks HTTP: name one with balancer.bind")
+    return usable
+
+
+def argv_for_check(settings: ProgramSettings, path: Path) -> list[str]:
+    """The program's own check of a configuration."""
+    binary = binary_of(settings)
+    return [binary, "-c", "-f", str(path)] if settings.kind == HAPROXY else [binary, "-t", "-q", *_nginx(path)]
+
+
+def argv_to_run(settings: ProgramSettings, path: Path) -> list[str]:
+    """The program in the foreground, with a master process that reloads."""
+    binary = binary_of(settings)
+    if settings.kind == HAPROXY:
+        return [binary, "-W", "-db", "-f", str(path)]
+    return [binary, *_nginx(path)]
+
+
+def binary_of(settings: ProgramSettings) -> str:
+    """Path of the program. UpstreamError when it is not installed."""
+    name = settings.binary or settings.kind
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SEARCH_PATH}")
+    if found is None:
+        raise UpstreamError(f"{name} is not installed here: install it, or name it in balancer.program")
+    return found
+
+
+class Engine:
+    """Runs one program and follows its configuration. Not for more than one thread."""
+
+    def __init__(self, settings: ProgramSettings, directory: Path) -> None:
+        self.settings = settings
+        self.reloads = 0
+        self._directory = directory
+        self._path = directory / f"{settings.kind}.conf"
+        self._ports: dict[str, tuple[str, int]] = {}  # private address by production's, so that they stay
+        self._stamps: dict[Path, tuple[int, int]] = {}
+        self._child: Child | None = None
+        self.plan: Plan | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the program, 0 when it does not run."""
+        return self._child.pid if self._child is not None else 0
+
+    def start(self) -> None:
+        """Derive, check, run. UpstreamError when any of that fails, with the program's own words."""
+        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        plan = self._prepare()
+        reload_signal = signal.SIGUSR2 if self.settings.kind == HAPROXY else signal.SIGHUP
+        self._child = Child(argv_to_run(self.settings, self._path), reload_signal, self._directory / "output.log")
+        self._child.start(_addresses(plan))
+        self.plan = plan
+
+    def restart(self) -> None:
+        """Start it again after it died; UpstreamError."""
+        assert self._child is not None and self.plan is not None
+        self._child.start(_addresses(self.plan))
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._child is not None and self._child.alive()
+
+    def last_words(self) -> str:
+        """What it said last."""
+        return self._child.tail() if self._child is not None else ""
+
+    def changed(self) -> bool:
+        """Whether a file that the configuration was made from is another one now."""
+        return any(_stamp(path) != stamp for path, stamp in self._stamps.items())
+
+    def follow(self) -> None:
+        """Take a changed configuration over. UpstreamError when it cannot be; then the old one runs on, and this is
+        not tried again until the files change once more."""
+        assert self._child is not None
+        try:
+            plan = self._prepare()
+        except UpstreamError:
+            self._stamps = {path: _stamp(path) for path in self._stamps}
+            raise
+        self._child.reload()
+        self.reloads += 1
+        self._child.wait_ready(_addresses(plan))
+        self.plan = plan
+
+    def stop(self) -> None:
+        """End the program, remove its directory."""
+        if self._child is not None:
+            self._child.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _prepare(self) -> Plan:
+        """A plan that has passed the program's check, in its place."""
+        plan = make_plan(self.settings, self._directory)
+        listeners = [listener.production for listener in plan.derived.listeners]
+        if self._ports and list(self._ports) == listeners:
+            again = iter(self._ports.values())
+            plan = make_plan(self.settings, self._directory, lambda: next(again))
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(plan.derived.text, newline="")
+        fresh.chmod(0o644)
+        if problem := check(argv_for_check(self.settings, fresh)):
+            raise UpstreamError(f"{self.settings.source}: refused by {self.settings.kind}: {problem}")
+        fresh.replace(self._path)
+        self._ports = {each.production: (each.private_host, each.private_port) for each in plan.derived.listeners}
+        self._stamps = {path: _stamp(path) for path in plan.files}
+        return plan
+
+
+def _derive(
+    settings: ProgramSettings, source: str, directory: Path, private: Private, unmapped: bool
+) -> tuple[Derived, list[str], tuple[Path, ...]]:
+    path = Path(source)
+    options = DeriveOptions(
+        run_directory=str(directory),
+        keep=frozenset(settings.keep),
+        environment=dict(os.environ),
+        allow_unmapped=unmapped or settings.allow_production,
+    )
+    servers = ServerMap(settings.servers)
+    try:
+        if settings.kind == NGINX:
+            return derive_nginx(path, servers, private, options), baseline(path).split("\n"), files_of(path)
+        with path.open(newline="") as file:
+            text = file.read()
+    except OSError as error:
+        raise UpstreamError(f"balancer.from {source}: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise UpstreamError(f"balancer.from {source}: not UTF-8 text") from None
+    return derive_haproxy(text, source, servers, private, options), text.split("\n"), (path,)
+
+
+def _refuse_production(settings: ProgramSettings, derived: Derived, directory: Path) -> None:
+    """UpstreamError when a server of the shadow resolves to what a server of production resolves to."""
+    if settings.production:
+        known = _derive(settings, settings.production, directory, free_port, True)[0].servers
+    else:
+        known = derived.servers
+    addresses = {show(endpoint) for server in known for endpoint in _endpoints(server.production)}
+    production = Production((*settings.addresses, *addresses))
+    for server in derived.servers:
+        for endpoint in _endpoints(server.shadow):
+            if production.has(endpoint):
+                raise UpstreamError(
+                    f"{settings.source}: server {server.name} would be {server.shadow}, which is production's "
+                    f"{show(endpoint)}: map it in balancer.servers to a shadow host, or set balancer.allow_production"
+                )
+
+
+def _endpoints(address: str) -> list[Endpoint]:
+    """What an address stands for; nothing when it does not resolve: then nobody is reached by it either."""
+    try:
+        return resolve(address)
+    except UpstreamError:
+        return []
+
+
+def _is_bind(wanted: str, listener: Listener) -> bool:
+    return wanted in (listener.production, f"{listener.host}:{listener.port}", str(listener.port), listener.frontend)
+
+
+def _nginx(path: Path) -> list[str]:
+    """Options that have nginx take a file; its prefix stays the one it was built with, which is production's."""
+    return ["-e", "stderr", "-c", str(path)]
+
+
+def _addresses(plan: Plan) -> list[tuple[str, int]]:
+    return [(listener.private_host, listener.private_port) for listener in plan.derived.listeners]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_ino

@@ -1,0 +1,2 @@
+local sha = require "resty.sha256"
+ngx.say(#sha:new():final())
