@@ -1,5 +1,4 @@
-"""`shadowtap balancer diff | certificate`: the options. What they do stands in agent/balancer_report.py, which is loaded
-only then."""
+"""`shadowtap balancer diff | certificate`: the options; what they do stands in agent/balancer_report.py."""
 
 from __future__ import annotations
 
@@ -33,6 +32,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     certificate.add_argument("address", metavar="HOST:PORT")
     certificate.add_argument("--name", action="append", default=[], metavar="NAME", help="server name to ask for (SNI)")
     certificate.add_argument("--ca", type=Path, metavar="FILE", help="trust these instead of the system's")
+    certificate.add_argument(
+        "--proxy", action="store_true", help="begin with a PROXY header, as a shadow's own balancer wants it"
+    )
     certificate.set_defaults(run=_certificate)
     diff.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="configuration (YAML)")
     diff.add_argument("name", nargs="?", metavar="NAME", help="the shadow; may be left out if one has a program")
@@ -47,4 +49,4 @@ def _diff(arguments: argparse.Namespace) -> int:
 def _certificate(arguments: argparse.Namespace) -> int:
     from agent.balancer_report import print_certificates
 
-    return print_certificates(arguments.address, arguments.name, arguments.ca)
+    return print_certificates(arguments.address, arguments.name, arguments.ca, proxy=arguments.proxy)

@@ -13,11 +13,11 @@ from agent.config import Config
 from agent.errors import ConfigError
 from agent.pools import program_of
 from replay.balancer.address import resolve
-from replay.balancer.child import check
 from replay.balancer.derive.change import render_changes
-from replay.balancer.program import Plan, ProgramSettings, argv_for_check, make_plan, production_lines
+from replay.balancer.program import Plan, ProgramSettings, check_text, make_plan, production_lines
 from replay.balancer.settings import TlsSettings
 from replay.certificate import as_lines, inspect
+from replay.proxy_header import LOCAL
 
 CONNECT_LIMIT_S = 5.0
 
@@ -32,9 +32,7 @@ def print_diff(path: Path, name: str | None, *, whole: bool) -> int:
             return 0
         for line in _lines(name, settings, plan, Path(directory)):
             print(line)
-        draft = Path(directory) / "derived.conf"
-        draft.write_text(plan.derived.text, newline="")
-        problem = check(argv_for_check(settings, draft))
+        problem = check_text(settings, plan, Path(directory))
     print(f"{settings.kind} refuses it: {problem}" if problem else f"{settings.kind} accepts it")
     return 1 if problem else 0
 
@@ -73,14 +71,15 @@ def _lines(name: str, settings: ProgramSettings, plan: Plan, directory: Path) ->
         yield f"note     {note}"
 
 
-def print_certificates(address: str, names: Sequence[str], ca: Path | None) -> int:
+def print_certificates(address: str, names: Sequence[str], ca: Path | None, *, proxy: bool) -> int:
     """What an address presents for each name; by default for its own. Exit status 1 when one is not valid."""
     endpoint = resolve(address)[0]
     names = names or [address.rpartition(":")[0].strip("[]")]
     settings = TlsSettings(ca=str(ca or ""))
+    before = LOCAL if proxy else b""
     good = True
     for name in names:
-        report = inspect(endpoint.sockaddr, endpoint.family, name, settings, CONNECT_LIMIT_S, time.time())
+        report = inspect(endpoint.sockaddr, endpoint.family, name, settings, CONNECT_LIMIT_S, time.time(), None, before)
         good = good and report.valid
         print("\n".join(as_lines(report)))
     return 0 if good else 1

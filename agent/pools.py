@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import agent
-from agent import balancing, messages
+from agent import balancing, messages, privileges
 from agent.config import Config
 from agent.discovery import scout
 from agent.discovery.settings import DnsSource, FileSource, Settings, TargetGroup
@@ -87,6 +87,7 @@ class Pools:
     def start(self) -> Order:
         """Start what is needed, with the privileges there are; the order with every pool as it is now. Blocks.
         UpstreamError and LoadError, in one line, when a pool cannot be had as configured."""
+        _check_readable(self.order, self._user)
         if self._programs:
             self._start_balancing()
         if self._sources:
@@ -266,6 +267,19 @@ class Pools:
 
     def _children(self) -> list[scout.Child]:
         return [child for child in (self._scout, self._balancing) if child is not None]
+
+
+def _check_readable(order: Order, user: str) -> None:
+    """Workers open the files for TLS themselves, without privilege. LoadError when they could not."""
+    account = privileges.service_user(user)
+    for shadow in order.shadows:
+        tls = shadow.pool.balancer.tls
+        for path in (tls.ca, tls.certificate, tls.key) if tls is not None else ():
+            if path and not privileges.may_read(account, Path(path)):
+                raise LoadError(
+                    f"shadows.{shadow.name}.balancer.tls: user {account.pw_name} cannot read {path}: give that user a "
+                    "copy, or name another `user`"
+                )
 
 
 def _fronts(message: dict[str, Any]) -> tuple[Front, ...]:

@@ -91,6 +91,13 @@ def argv_for_check(settings: ProgramSettings, path: Path) -> list[str]:
     return [binary, "-c", "-f", str(path)] if settings.kind == HAPROXY else [binary, "-t", "-q", *_nginx(path)]
 
 
+def check_text(settings: ProgramSettings, plan: Plan, directory: Path) -> str:
+    """The program's words about a derived configuration, written into the directory; "" when it accepts it."""
+    draft = directory / "derived.conf"
+    draft.write_text(plan.derived.text, newline="")
+    return check(argv_for_check(settings, draft))
+
+
 def argv_to_run(settings: ProgramSettings, path: Path) -> list[str]:
     """The program in the foreground, with a master process that reloads."""
     binary = binary_of(settings)

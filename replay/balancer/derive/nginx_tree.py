@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import crossplane  # type: ignore[import-untyped]
+import crossplane
 
 from replay.balancer.derive.nginx_words import LUA_BLOCK, Words, decode, without_parentheses, words_of
 from replay.errors import UpstreamError

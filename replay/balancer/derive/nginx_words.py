@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from crossplane.builder import register_external_builder  # type: ignore[import-untyped]
-from crossplane.ext.lua import LuaBlockPlugin  # type: ignore[import-untyped]
-from crossplane.lexer import register_external_lexer  # type: ignore[import-untyped]
+from crossplane.builder import register_external_builder
+from crossplane.ext.lua import LuaBlockPlugin
+from crossplane.lexer import register_external_lexer
 
 from replay.errors import UpstreamError
 
