@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from agent.pool_order import PoolOrder
@@ -35,7 +36,7 @@ class HealthChecks:
             mark,
             None if context is None else lambda: context,
             transport.server_name,
-            pool.balancer.seed,
+            pool.balancer.seed ^ os.getpid(),  # or all workers would check at the same moment
             transport.proxy_protocol,
         )
 

@@ -239,6 +239,8 @@ class MarkedSockets:
 
     def factory(self, family: int) -> socket.socket:
         """A non-connected TCP socket with the agent's mark."""
+        if family == socket.AF_UNIX:
+            return socket.socket(family, socket.SOCK_STREAM)  # no packets, so nothing to mark
         stock = self._stock[family]
         if not stock:
             for each in self._ask(family):  # an answer to an earlier question may be of the other family

@@ -17,7 +17,7 @@ from replay.balancer.settings import (
     TlsSettings,
     UpstreamSpec,
 )
-from replay.balancer.upstream import Transport, Upstream, make_pool
+from replay.balancer.upstream import PLAIN, Transport, Upstream, make_pool
 from replay.tls import make_context
 from replay.via import Via
 
@@ -68,18 +68,16 @@ class PoolOrder:
         context = None if settings.tls is None else make_context(settings.tls)
         return Transport(context, tls.server_name, settings.proxy_protocol, settings.forwarded_for)
 
-    def pool(self, production: tuple[str, ...]) -> tuple[Upstream, ...]:
+    def pool(self, production: tuple[str, ...], transport: Transport = PLAIN) -> tuple[Upstream, ...]:
         """The upstreams (resolves names: blocks). UpstreamError when one is production's."""
         if not self.upstreams:
             return ()
-        return make_pool(
-            self.upstreams, Production(() if self.allow_production else production), transport=self.transport
-        )
+        return make_pool(self.upstreams, Production(() if self.allow_production else production), transport=transport)
 
     def engine(self, production: tuple[str, ...]) -> Embedded | Program:
         """The balancer (resolves names: blocks). UpstreamError as above."""
         if not self.program:
-            return Embedded(self.pool(production), self.balancer)
+            return Embedded(self.pool(production, self.transport), self.balancer)
         return Program(*self.routes())
 
     def routes(self) -> tuple[dict[int, Upstream], Upstream]:

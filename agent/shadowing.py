@@ -17,6 +17,7 @@ from agent.select.choice import Choice, Rule
 from agent.select.exact import Locate
 from agent.spacing import SpacedSender
 from replay.balancer.engine import Embedded, Program
+from replay.balancer.upstream import PLAIN
 from replay.client import Replayer
 from replay.exchange import Trial
 from replay.lane import SocketFactory
@@ -49,6 +50,7 @@ class Shadowing:
         self.balancer: Embedded | Program | None = None
         self.checks: HealthChecks | None = None
         self._production: tuple[str, ...] = ()
+        self._transport = PLAIN
         self.sender: SpacedSender | None = None
 
     def connect(
@@ -64,6 +66,7 @@ class Shadowing:
             return
         answered = self.mirror.answered
         self._production = production
+        self._transport = self.order.pool.transport
         self.balancer = self.order.pool.engine(production)
         self.replayer = Replayer(loop, self.balancer, self.order.replay, answered, factory)
         if isinstance(self.balancer, Embedded) and self.order.pool.balancer.health is not None:
@@ -80,7 +83,7 @@ class Shadowing:
         """Send to these upstreams from now on; what is under way ends where it is. They are addresses that the service
         has checked, so nothing blocks."""
         if isinstance(self.balancer, Embedded):
-            self.balancer.change(pool.pool(self._production))
+            self.balancer.change(pool.pool(self._production, self._transport))
             if self.checks is not None:
                 self.checks.follow()
         elif self.balancer is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import config
 from agent.cli import _parser
 from agent.select.exact import compile_criteria
 from agent.select.language import parse, write
@@ -28,6 +29,18 @@ def test_each_criterion_of_the_table_is_one(text: str) -> None:
     tree = parse(text)
     assert parse(write(tree)) == tree
     compile_criteria(tree, lambda address: frozenset())(make_request(), None)
+
+
+BLOCKS = re.findall(r"^```yaml\n(.*?)^```", README, re.M | re.S)
+SHADOWS = [
+    text for block in BLOCKS for text in ([block] if block.startswith("balancer") else block.splitlines())
+]  # the block of discoveries shows one a line
+
+
+@pytest.mark.parametrize("text", SHADOWS)
+def test_each_piece_of_configuration_is_valid(text: str) -> None:
+    shadow = "\n".join(f"    {line}" for line in text.splitlines())
+    config.parse(f"capture: {{interface: lo, ports: [80]}}\nshadows:\n  candidate:\n{shadow}\n", "README.md")
 
 
 @pytest.mark.parametrize("line", COMMANDS)
