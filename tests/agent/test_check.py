@@ -90,7 +90,7 @@ def test_what_cannot_work_here(tmp_path: Path) -> None:
         checked(tmp_path, TEXT.replace("interface: lo", "interface: nope0"))
     with pytest.raises(UpstreamError, match=r"is the production address 127\.0\.0\.1:443"):
         checked(tmp_path, TEXT.replace("198.51.100.1:80", "127.0.0.1:443"))
-    with pytest.raises(UpstreamError, match="the port is missing"):
+    with pytest.raises(ConfigError, match="the port is missing"):
         checked(tmp_path, TEXT.replace("198.51.100.1:80", "198.51.100.1"))
     with pytest.raises(LoadError, match="no user 'no-such-user' on this host"):
         checked(tmp_path, TEXT + "user: no-such-user\n")

@@ -74,6 +74,10 @@ def test_a_replayed_request_has_both_sides() -> None:
         "shadow_content_encoding": None,
         "shadow_location": None,
         "detail": "late",
+        "shadow_queue_ns": None,
+        "shadow_connect_ns": None,
+        "shadow_tls": None,
+        "shadow_tls_not_after_s": None,
         "body_equal": False,
     }
 

@@ -68,7 +68,8 @@ def test_a_failing_apt_is_one_line_and_an_error(checkout: Path) -> None:
 
 def test_the_lock_has_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    asked = project["dependencies"] + extras["dev"] + extras["aws"]
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines_of_lock()}
     assert [name for name in map(plain, asked) if name not in pinned] == []
 
@@ -78,5 +79,5 @@ def lines_of_lock() -> list[str]:
 
 
 def plain(requirement: str) -> str:
-    """The name in a requirement such as "uvloop>=0.19"."""
-    return requirement.partition(">")[0].partition("=")[0].strip().lower().replace("_", "-")
+    """The name in a requirement such as "moto[server]>=5.0"."""
+    return requirement.partition(">")[0].partition("=")[0].partition("[")[0].strip().lower().replace("_", "-")

@@ -155,6 +155,7 @@ def test_several_settings_at_once(bench: Bench) -> None:
     fields = {
         "enabled": True, "percentage": 5, "criteria": {"type": "HEADER", "value": "X-Other=1"},
         "sample_by": "COOKIE:id", "exclusive": "green", "methods": ["POST"],
+        "upstreams": ["198.51.100.9:80"],
     }  # fmt: skip
     assert set(fields) == set(CHANGEABLE)
     bench.steering.change("two", fields)
@@ -177,7 +178,7 @@ def test_an_exclusive_group_is_worked_out_anew(bench: Bench) -> None:
     ("name", "fields", "says"),
     [
         ("four", {"enabled": False}, "no shadow 'four'; there is one, two, three"),
-        ("one", {"upstreams": [], "x": 1}, "^upstreams, x: not changeable at run time; enabled, percentage, criteria"),
+        ("one", {"max_connections": 9, "x": 1}, "^max_connections, x: not changeable at run time; enabled, percentage"),
         (
             "one",
             {"percentage": 101},
@@ -257,12 +258,12 @@ def test_a_reload_takes_back_what_was_changed_since(tmp_path: Path) -> None:
 
 def test_a_reload_says_what_needs_a_restart(tmp_path: Path) -> None:
     bench, path = from_file(tmp_path)
-    text = TEXT.replace("ports: [80]", "ports: [80, 81]").replace("198.51.100.1:80", "198.51.100.2:80")
+    text = TEXT.replace("ports: [80]", "ports: [80, 81]").replace("percentage: 10,", "max_connections: 9, percentage: 10,")
     path.write_text(text.replace("percentage: 10", "percentage: 15") + "seed: 5\n")
     notes = bench.steering.reload()
     assert notes == [f"{key}: a change there needs a restart" for key in ("capture", "shadows", "seed")]
     assert bench.shadow("one").percentage == 15
-    assert bench.shadow("one").upstreams == ["198.51.100.1:80"]
+    assert bench.shadow("one").max_connections == 64
     assert (bench.steering.config.capture.ports, bench.steering.config.seed) == ([80], 0)
     assert bench.steering.reload() == notes, "it still does"
 
