@@ -1,4 +1,4 @@
-"""The use case "validate a new certificate": a candidate with a TLS frontend takes the traffic, and its TLS is judged."""
+"""The use case "validate a new certificate": a candidate with a TLS frontend takes the traffic; its TLS is judged."""
 
 from __future__ import annotations
 

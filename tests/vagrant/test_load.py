@@ -106,7 +106,9 @@ def test_saturation_is_counted_alike_on_both_sides(lab: Lab) -> None:
     load = lab.saturate(1, connections=8)
     assert load.failed == 0
     assert load.statuses == {"below 400": load.requests}
-    assert 0 <= lab.production_requests() - before - load.requests <= 8  # those in flight at the end
+    uncounted = lab.production_requests() - before - load.requests
+    # wrk's first connection asks nothing, and HAProxy counts the 400; the others were in flight at the end.
+    assert 1 <= uncounted <= 1 + 8
 
 
 @pytest.mark.root

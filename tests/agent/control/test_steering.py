@@ -258,7 +258,9 @@ def test_a_reload_takes_back_what_was_changed_since(tmp_path: Path) -> None:
 
 def test_a_reload_says_what_needs_a_restart(tmp_path: Path) -> None:
     bench, path = from_file(tmp_path)
-    text = TEXT.replace("ports: [80]", "ports: [80, 81]").replace("percentage: 10,", "max_connections: 9, percentage: 10,")
+    text = TEXT.replace("ports: [80]", "ports: [80, 81]").replace(
+        "percentage: 10,", "max_connections: 9, percentage: 10,"
+    )
     path.write_text(text.replace("percentage: 10", "percentage: 15") + "seed: 5\n")
     notes = bench.steering.reload()
     assert notes == [f"{key}: a change there needs a restart" for key in ("capture", "shadows", "seed")]
