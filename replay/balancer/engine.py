@@ -16,7 +16,7 @@ from replay.balancer.hashing import cookie_value
 from replay.balancer.policy import Ask, make_policy
 from replay.balancer.settings import BalancerSettings
 from replay.balancer.upstream import Upstream
-from replay.exchange import Dropped, Origin, Outcome, Request
+from replay.exchange import Answer, Dropped, Origin, Outcome, Request
 
 SLOW_START_MIN = 0.1  # part of its weight that an upstream has at the beginning of a slow start
 WARM_STEP_S = 0.1  # how often weights are looked at in a slow start
@@ -62,6 +62,8 @@ class Embedded:
         self._warm_from_s: dict[Upstream, float] = {}  # since when it is in a slow start
         self._warmed_s = 0.0
         self._suspects: set[Upstream] = set()  # whose last answer was an error
+        ranges = settings.outlier.statuses if settings.outlier else ()
+        self._error_statuses = frozenset(status for low, high in ranges for status in range(low, high + 1))
         self._sticky_cookie = settings.sticky_cookie.encode("latin-1")
         self._stuck: OrderedDict[bytes, Upstream] = OrderedDict()
         self._upstreams: tuple[Upstream, ...] = ()
@@ -98,6 +100,9 @@ class Embedded:
         upstream.in_flight -= 1
         if upstream.failures:
             self._calm = False
+        if upstream not in self._suspects and isinstance(result, Outcome) and result.answer is Answer.OK:
+            if result.status not in self._error_statuses:
+                return  # as nearly always
         ejection, outlier = self._ejection, self._settings.outlier
         if ejection is None or outlier is None:
             return
