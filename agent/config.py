@@ -25,7 +25,14 @@ from agent.shadow_config import NAME, Shadow
 
 SMALL_RING_BYTES = 256 * 1024
 
-_short = reprlib.Repr()  # bounded, whatever a file makes of aliases
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        """Python does not write a number of 4300 digits, which hexadecimal ones in a file may have."""
+        return super().repr_int(x, level) if x.bit_length() < 1024 else "a number without end"
+
+
+_short = _Short()  # bounded, whatever a file makes of aliases
 _short.maxstring = _short.maxother = 80
 _short.maxlevel = 2
 

@@ -302,7 +302,7 @@ class Playback:
             self._recorder.convert()
 
     def _extra(self) -> dict[str, Any]:
-        return {"capture": asdict(self._source.counters)}
+        return {"capture": asdict(self._source.counters), "balancer": {"program": "", "addresses": []}}
 
     def _result(self) -> dict[str, Any]:
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -46,9 +45,16 @@ def _statuses(value: Any) -> Any:
         if not low.isdecimal() or (dash and not high.isdecimal()):
             raise ValueError('give statuses like "200-399, 404"')
         ranges.append((int(low[:4]), int((high or low)[:4])))
+    return tuple(ranges)
+
+
+def _in_range(ranges: Statuses) -> Statuses:
     if any(not STATUS_MIN <= low <= high <= STATUS_MAX for low, high in ranges):
         raise ValueError(f"give statuses from {STATUS_MIN} to {STATUS_MAX}, the lower one first")
-    return tuple(ranges)
+    return ranges
+
+
+StatusRanges = Annotated[Statuses, BeforeValidator(_statuses), AfterValidator(_in_range)]
 
 
 def check_address(text: str) -> str:
@@ -66,7 +72,7 @@ class UpstreamConfig(Model):
 
     address: Annotated[str, AfterValidator(check_address)]
     weight: Annotated[int, Field(ge=0, le=1000)] = 1
-    cookie: str = ""
+    cookie: Annotated[str, Field(pattern=r"^[!#-+\--:<-\[\]-~]*$", max_length=64)] = ""  # RFC 6265's cookie-octet
 
     @model_validator(mode="before")
     @classmethod
@@ -85,7 +91,7 @@ class HealthCheckConfig(Model):
     type: Literal["tcp", "http"] = "http"
     path: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/"
     host: Annotated[str, Field(pattern=r"^[!-~]*$")] = ""
-    statuses: Annotated[Statuses, BeforeValidator(_statuses)] = ((200, 399),)
+    statuses: StatusRanges = ((200, 399),)
     body: str = ""
     interval_s: Seconds = 2.0
     jitter_percent: Annotated[float, Field(ge=0, le=50)] = 10.0
@@ -98,7 +104,7 @@ class HealthCheckConfig(Model):
     def _body(cls, value: str) -> str:
         try:
             re.compile(value)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:  # a{99999999999}, ((((...
             raise ValueError(f"not a regular expression: {error}") from None
         return value
 
@@ -107,7 +113,7 @@ class OutlierConfig(Model):
     """Passive ejection for errors in a row."""
 
     consecutive_errors: Annotated[int, Field(ge=0, le=1_000_000)] = 5  # 0: never
-    statuses: Annotated[Statuses, BeforeValidator(_statuses)] = ((500, 599),)
+    statuses: StatusRanges = ((500, 599),)
     ejection_s: Seconds = 10.0
     ejection_max_s: Seconds = 300.0
     ejected_max_percent: Annotated[float, Field(ge=0, le=100)] = 50.0
@@ -145,7 +151,7 @@ class Balancer(Model):
     bind: str = ""  # which of production's addresses takes the traffic; default: by the port it came to
     keep: list[str] = []
     allow_production: bool = False
-    program: Path | None = None  # the binary, where it is not on PATH
+    program: Directory | None = None  # the binary, where it is not on PATH
 
     @field_validator("policy")
     @classmethod

@@ -372,6 +372,7 @@ class Service:
             shares_ppm={
                 name: shadow.share_ppm * shadow.enabled for name, shadow in self._steering.config.shadows.items()
             },
+            programs=self._pools.program_states(),
         )
 
 

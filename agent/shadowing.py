@@ -51,6 +51,7 @@ class Shadowing:
         self.checks: HealthChecks | None = None
         self._production: tuple[str, ...] = ()
         self._transport = PLAIN
+        self._addresses: set[str] = set()
         self.sender: SpacedSender | None = None
 
     def connect(
@@ -87,6 +88,7 @@ class Shadowing:
             if self.checks is not None:
                 self.checks.follow()
         elif self.balancer is not None:
+            self.told_of_balancer()  # those it has now, before they are others
             self.balancer.change(*pool.routes())
 
     async def drain(self, limit_s: float) -> None:
@@ -105,6 +107,12 @@ class Shadowing:
             "pool": {self.order.name: self._states()},
             "recording": asdict(self.recorder.counters) if self.recorder else {},
         }
+
+    def told_of_balancer(self) -> dict[str, Any]:
+        """For the recording: which program balances, and every address of its own that it has had."""
+        if isinstance(self.balancer, Program):
+            self._addresses |= {upstream.name for upstream in self.balancer.upstreams}
+        return {"program": self.order.pool.program, "addresses": sorted(self._addresses)}
 
     def _states(self) -> dict[str, dict[str, int]]:
         """By upstream: 1 for its state, so that workers can be added up."""

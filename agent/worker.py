@@ -110,7 +110,7 @@ class Worker:
             self._geo.reload()  # the service tells what is wrong with a new file
         for shadow in self._shadows:
             if shadow.recorder is not None:
-                shadow.recorder.flush(time.time_ns(), shadow.mirror.account, self._extra())
+                shadow.recorder.flush(time.time_ns(), shadow.mirror.account, self._extra(shadow))
         self._report()
         self._loop.call_later(TICK_S, self._tick)
 
@@ -123,7 +123,7 @@ class Worker:
         recorders = [shadow.recorder for shadow in self._shadows if shadow.recorder is not None]
         for shadow in self._shadows:
             if shadow.recorder is not None:
-                shadow.recorder.close(time.time_ns(), shadow.mirror.account, self._extra())
+                shadow.recorder.close(time.time_ns(), shadow.mirror.account, self._extra(shadow))
         self._report(final=True)  # before the conversion: on a busy host that may take longer than the service waits
         for recorder in recorders:
             recorder.convert()
@@ -144,9 +144,10 @@ class Worker:
             self._loop.remove_reader(self._channel)
             self._stopping.set()
 
-    def _extra(self) -> dict[str, Any]:
+    def _extra(self, shadow: Shadowing) -> dict[str, Any]:
         kernel = self._kernel
-        return {"capture": kernel, "lost": {name: kernel[name] for name in LOST if name in kernel}}
+        lost = {name: kernel[name] for name in LOST if name in kernel}
+        return {"capture": kernel, "lost": lost, "balancer": shadow.told_of_balancer()}
 
     def _report(self, final: bool = False) -> None:
         problems = (shadow.recorder.problem for shadow in self._shadows if shadow.recorder is not None)

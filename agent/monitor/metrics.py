@@ -34,6 +34,7 @@ class Snapshot:
     restarts: int = 0
     memory_bytes: int = 0
     shares_ppm: dict[str, int] = field(default_factory=dict)  # by shadow; 0 for one that is off
+    programs: dict[str, bool] = field(default_factory=dict)  # by shadow that has a balancer program: whether it runs
 
 
 # report section, metric prefix, help; every number in the section that is not a gauge becomes a counter
@@ -71,6 +72,7 @@ class AgentCollector:
         for shadow, ppm in now.shares_ppm.items():
             shares.add_metric([shadow], ppm / 1e6)
         yield shares
+        yield from _pools(now)
         yield _counters(
             "requests_late",
             "Requests that came up after their time and went to the shadow at once",
@@ -108,6 +110,26 @@ def _account(now: Snapshot) -> Iterator[Metric]:
     for shadow, account in accounts:
         in_flight.add_metric([shadow], account.in_flight)
     yield in_flight
+
+
+def _pools(now: Snapshot) -> Iterator[Metric]:
+    """A shadow without upstreams, and one without a program, has no sample."""
+    states = GaugeMetricFamily(
+        PREFIX + "upstream_workers",
+        "Workers to which an upstream of the pool is in this state",
+        labels=["shadow", "upstream", "state"],
+    )
+    for shadow, pool in _section(now.workers, "pool").items():
+        for upstream, found in pool.items():
+            for state, workers in found.items():
+                states.add_metric([shadow, upstream, state], workers)
+    yield states
+    running = GaugeMetricFamily(
+        PREFIX + "balancer_up", "1 while the shadow's balancer program runs, else 0", labels=["shadow"]
+    )
+    for shadow, runs in now.programs.items():
+        running.add_metric([shadow], int(runs))
+    yield running
 
 
 def _kernel(now: Snapshot) -> Iterator[Metric]:

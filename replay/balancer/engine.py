@@ -100,9 +100,10 @@ class Embedded:
         upstream.in_flight -= 1
         if upstream.failures:
             self._calm = False
-        if upstream not in self._suspects and isinstance(result, Outcome) and result.answer is Answer.OK:
-            if result.status not in self._error_statuses:
-                return  # as nearly always
+        if upstream not in self._suspects and isinstance(result, Outcome):  # as nearly always
+            good = result.answer is Answer.OK and result.status not in self._error_statuses
+            if good:
+                return
         ejection, outlier = self._ejection, self._settings.outlier
         if ejection is None or outlier is None:
             return

@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.account import Account
+from replay.compare.balancing import own_addresses
+from replay.compare.behaviour import COLUMNS as BEHAVIOUR_COLUMNS
+from replay.compare.behaviour import BehaviourTally
 from replay.compare.read import Recording, open_recording
 from replay.compare.report import Counts, Report, RouteReport, Seen, Timing
 from replay.compare.routes import OTHER, SHOWN_LIMIT
 from replay.compare.statistics import paired_ratio, quantiles
 from replay.compare.tally import COLUMNS, Pairs, Tally, feed
+from replay.compare.tls import warnings
 from replay.compare.verdict import cautions, verdict
 from replay.errors import RecordingError
 from replay.runfile import RunFile
@@ -27,7 +31,8 @@ def compare(directory: Path, *, seed: int = 1) -> Report:
     RecordingError: no recording there, one of a newer shadowtap, or one of several shadows.
     """
     recording = open_recording(Path(directory))
-    tally = feed(recording.batches(COLUMNS))
+    watcher = BehaviourTally()
+    tally = feed(watcher.watch(recording.batches(list(dict.fromkeys([*COLUMNS, *BEHAVIOUR_COLUMNS])))))
     if len(tally.shadows) > 1:
         names = ", ".join(sorted(tally.shadows))
         raise RecordingError(f"{directory}: holds several shadows ({names}); record each to a directory of its own")
@@ -39,7 +44,9 @@ def compare(directory: Path, *, seed: int = 1) -> Report:
         _route_report(name, counts, _of(pairs, places, at), seen.speed, seed)
         for at, (name, counts) in enumerate(routes)
     ]
-    return Report(seen, total, tuple(shown), verdict(total), cautions(seen, total), seed)
+    behaviour = watcher.report(own_addresses(recording.run_files))
+    said = (*warnings(behaviour.tls), *cautions(seen, total, behaviour))
+    return Report(seen, total, tuple(shown), behaviour, verdict(total, behaviour), said, seed)
 
 
 def _by_route(tally: Tally) -> tuple[NDArray[np.int32], list[tuple[str, Counts]]]:

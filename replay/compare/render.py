@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-import math
 import shutil
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from replay.compare.render_behaviour import behaviour_tables, tls_lines
 from replay.compare.report import Report, RouteReport, Timing
 from replay.compare.statistics import Ratio
+from replay.compare.tables import milliseconds, new_table
 from replay.compare.tally import DIFFERENT, EQUAL, NOT_COMPARABLE
 from replay.compare.verdict import reasons
 
@@ -36,6 +36,10 @@ def render(report: Report, width: int | None = None) -> str:
     changes = _change_table(report)
     if changes.row_count:
         _show(console, "Changed statuses", changes)
+    for title, shown in behaviour_tables(report.behaviour):
+        _show(console, title, shown)
+    for line in tls_lines(report.behaviour.tls):
+        console.print(line)
     _account(console, report)
     console.print(f"Verdict: {report.verdict}")
     for caution in report.cautions:
@@ -56,19 +60,12 @@ def _show(console: Console, title: str, table: Table) -> None:
     console.print(table)
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for at, name in enumerate(columns):
-        table.add_column(name, justify="left" if at == 0 else "right", overflow="fold", no_wrap=at != 0)
-    return table
-
-
 def _rows(report: Report) -> list[RouteReport]:
     return [*report.routes, report.all]
 
 
 def _count_table(report: Report) -> Table:
-    table = _table(
+    table = new_table(
         "route", "seen", "replayed", "incomplete", "skipped", "dropped", "no answer", "differ", "bodies = / != / ?"
     )
     for route in _rows(report):
@@ -93,7 +90,7 @@ def _count_table(report: Report) -> Table:
 
 
 def _time_table(report: Report) -> Table:
-    table = _table("route", "to", "pairs", "p50", "p90", "p99", "ratio")
+    table = new_table("route", "to", "pairs", "p50", "p90", "p99", "ratio")
     for route in _rows(report):
         for name, timing in (("first byte", route.first_byte), ("last byte", route.total)):
             label = Text(route.route if name == "first byte" else "")
@@ -103,13 +100,9 @@ def _time_table(report: Report) -> Table:
 
 def _quantiles(timing: Timing) -> list[str]:
     pairs = zip(timing.production[1:], timing.shadow[1:], strict=True)
-    return [f"{_ms(ours)} -> {_ms(theirs)}" if ours is not None else "too few" for ours, theirs in pairs]
-
-
-def _ms(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if math.isfinite(value) else "timeout"
+    return [
+        f"{milliseconds(ours)} -> {milliseconds(theirs)}" if ours is not None else "too few" for ours, theirs in pairs
+    ]
 
 
 def _ratio(ratio: Ratio) -> str:
@@ -121,7 +114,7 @@ def _ratio(ratio: Ratio) -> str:
 def _matrix(total: RouteReport) -> Table:
     statuses = total.counts.statuses
     by_column = sorted({theirs for _, theirs in statuses}, key=_last_none)[:SHOWN_STATUSES]
-    table = _table("", *map(_status, by_column))
+    table = new_table("", *map(_status, by_column))
     for ours in sorted({ours for ours, _ in statuses}, key=_last_none):
         table.add_row(_status(ours), *(str(statuses[ours, theirs] or "") for theirs in by_column))
     return table
@@ -134,7 +127,7 @@ def _change_table(report: Report) -> Table:
         for (ours, theirs), n in route.counts.statuses.items()
         if ours != theirs
     ]
-    table = _table("route", "production", "shadow", "requests")
+    table = new_table("route", "production", "shadow", "requests")
     for n, name, ours, theirs in sorted(changes, key=lambda change: -change[0])[:SHOWN_CHANGES]:
         table.add_row(Text(name), _status(ours), _status(theirs), str(n))
     return table

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from replay.account import Account
-from replay.compare.statistics import Quantiles, Ratio
+from replay.compare.behaviour import Behaviour
+from replay.compare.behaviour import as_dict as behaviour_dict
+from replay.compare.statistics import Quantiles, Ratio, plain
 from replay.compare.tally import DIFFERENT, EQUAL, NOT_COMPARABLE, Kind
 from replay.exchange import NOT_RECORDED, Answer, Fate
 
@@ -108,6 +109,7 @@ class Report:
     seen: Seen
     all: RouteReport
     routes: tuple[RouteReport, ...]  # by number of requests
+    behaviour: Behaviour  # of the shadow alone
     verdict: str  # one line
     cautions: tuple[str, ...]
     seed: int
@@ -134,9 +136,10 @@ def as_json(report: Report) -> dict[str, Any]:
         "torn_bytes": seen.torn_bytes,
         "unreadable": list(seen.unreadable),
         "pairs_thinned_to_one_in": seen.every,
-        "speed": _number(seen.speed),
+        "speed": plain(seen.speed),
         "all": _route(report.all),
         "routes": [_route(route) for route in report.routes],
+        **behaviour_dict(report.behaviour),
     }
 
 
@@ -157,13 +160,7 @@ def _route(route: RouteReport) -> dict[str, Any]:
 
 def _timing(timing: Timing) -> dict[str, Any]:
     return {
-        "production_ms": {name: _number(value) for name, value in timing.production._asdict().items()},
-        "shadow_ms": {name: _number(value) for name, value in timing.shadow._asdict().items()},
-        "ratio": {name: _number(value) for name, value in timing.ratio._asdict().items()},
+        "production_ms": {name: plain(value) for name, value in timing.production._asdict().items()},
+        "shadow_ms": {name: plain(value) for name, value in timing.shadow._asdict().items()},
+        "ratio": {name: plain(value) for name, value in timing.ratio._asdict().items()},
     }
-
-
-def _number(value: float | str | None) -> float | str | None:
-    if not isinstance(value, float):
-        return value
-    return round(value, 6) if math.isfinite(value) else None

@@ -78,10 +78,10 @@ class Routes:
             if len(self.names) >= TABLE_LIMIT:
                 return 0
             found = self._numbers[key] = len(self.names)
-            self.names.append(_printable(f"{method} {key[1]}"))
+            self.names.append(printable(f"{method} {key[1]}"))
         return found
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """The name without what would control a terminal; strangers choose it."""
     return name if name.isprintable() else "".join(char if char.isprintable() else "?" for char in name)

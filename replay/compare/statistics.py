@@ -53,6 +53,13 @@ class Ratio(NamedTuple):
     why: str = ""
 
 
+def plain(value: float | str | None) -> float | str | None:
+    """For JSON, which has no infinity."""
+    if not isinstance(value, float):
+        return value
+    return round(value, 6) if math.isfinite(value) else None
+
+
 def quantiles(values_ms: Floats) -> Quantiles:
     """Quantiles of the values; infinity is a value, not-a-number is left out."""
     values = values_ms[~np.isnan(values_ms)]

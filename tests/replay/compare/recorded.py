@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from replay.account import Account
 from replay.exchange import Exchange, Fate, Outcome
 from replay.recording import Recorder, RecordingSettings
+from replay.schema import SCHEMA
 from tests.replay.examples import MS, T0, make_exchange, make_outcome, make_request, make_response
 
 SECOND = 1_000_000_000
@@ -39,3 +42,9 @@ def record(directory: Path, pairs: list[tuple[Exchange, Outcome]], **recorder: A
         account.answers[outcome.answer] += 1
     writer.close(SECOND, account)
     return account
+
+
+def rows(columns: list[str], *given: dict[str, Any]) -> pa.RecordBatch:
+    """Rows as they are read; what is not given is null."""
+    arrays = [pa.array([row.get(name) for row in given], SCHEMA.field(name).type) for name in columns]
+    return pa.RecordBatch.from_arrays(arrays, names=columns)
