@@ -19,7 +19,7 @@ from collections.abc import Callable
 from replay.balancer.engine import Balancer
 from replay.balancer.upstream import Upstream
 from replay.exchange import Answer, Dropped, Origin, Outcome, Request
-from replay.job import Job
+from replay.job import SAFE_METHODS, Job
 from replay.lane import Lane, SocketFactory
 from replay.settings import ReplayCounters, ReplaySettings
 from replay.sockets import new_socket
@@ -28,9 +28,7 @@ __all__ = ["SWEEP_S", "Done", "ReplayCounters", "ReplaySettings", "Replayer"]
 
 SWEEP_S = 0.05
 
-RETRIED = frozenset({Answer.CONNECT, Answer.CONNECT_TIMEOUT, Answer.TLS})  # the request was never sent
-RETRIED_IF_SAFE = frozenset({Answer.RESET})  # it may have been acted upon
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 section 9.2.1
+RETRIED = frozenset({Answer.CONNECT, Answer.CONNECT_TIMEOUT, Answer.TLS, Answer.RESET})  # nothing was answered
 
 Done = Callable[[object, Outcome | Dropped], None]
 """Called with the token that was given to `submit`, and how its request ended; never from within `submit`."""
@@ -160,6 +158,9 @@ class Replayer:
         upstream = self._assign(job.request, job.origin, failed)
         if isinstance(upstream, Dropped):
             return False
+        if upstream is failed:  # there is no other
+            self._release(upstream, Dropped.NO_UPSTREAM)
+            return False
         job.retried += 1
         job.resent = False
         job.since_s = self.now_s
@@ -231,6 +232,6 @@ def _may_retry(request: Request, result: Outcome | Dropped) -> bool:
     """Whether nothing was answered, and asking again cannot do a thing twice."""
     if isinstance(result, Dropped):
         return result is Dropped.BACKOFF
-    if result.answer in RETRIED:
-        return True
-    return result.answer in RETRIED_IF_SAFE and not result.t_first_ns and request.method in SAFE_METHODS
+    if result.answer not in RETRIED or result.t_first_ns:
+        return False
+    return not result.t_sent_ns or request.method in SAFE_METHODS

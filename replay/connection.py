@@ -17,6 +17,7 @@ always read until a response is whole or the kernel has no more; an error that w
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -24,7 +25,7 @@ import time
 from enum import IntEnum
 
 from replay.exchange import Answer, Outcome
-from replay.job import Hub, Job, Owner
+from replay.job import SAFE_METHODS, Hub, Job, Owner
 from replay.outcome import make_outcome, so_far
 from replay.proxy_header import proxy_v2
 from replay.response import Progress, ResponseReader
@@ -139,14 +140,18 @@ class Connection:
             self.send(job, header)
             return
         self.state = State.SECURING
-        self._tls = TlsStream(transport.tls, server_name(transport.server_name, job.request))
-        self._write(job, header + self._tls.begin())
+        self._tls = tls = TlsStream(transport.tls, server_name(transport.server_name, job.request))
+        if tls.failed:  # the request's host cannot be asked for
+            self._fail(job, Answer.TLS, tls.failed)
+        else:
+            self._write(job, header + tls.begin())
 
     def _connect_failed(self, code: int, answer: Answer = Answer.CONNECT, detail: str = "") -> None:
         job = self.job
         if job is None:
             return
-        blame_us = code in LOCAL_ERRORS
+        full_backlog = code == errno.EAGAIN and self._owner.upstream.family == socket.AF_UNIX
+        blame_us = code in LOCAL_ERRORS and not full_backlog
         outcome = None if blame_us else self._outcome(job, answer, detail or os.strerror(code).lower())
         self.close()
         self._owner.connect_failed(self, job, outcome)
@@ -163,11 +168,6 @@ class Connection:
         elif self.state is State.SECURING and tls.ready and self.job is job:
             self.send(job)
         return plain
-
-    def _speaks(self, tls: TlsStream, data: bytes) -> bool:
-        """Whether the peer says or ends anything on an idle connection; session tickets may come at any time."""
-        said = tls.receive(data)
-        return bool(said or tls.closed or tls.failed or tls.pending())
 
     # Sending
 
@@ -238,9 +238,13 @@ class Connection:
                 self._at_end(reason_of(error))
                 return
             job = self.job
+            if data and job is None and self._tls is not None:
+                data = self._tls.receive(data)
+                if not (data or self._tls.closed or self._tls.failed or self._tls.pending()):
+                    continue  # session tickets and the like, which may come at any time
+                self._at_end("", len(data))
+                return
             if not data or job is None:
-                if data and self._tls is not None and not self._speaks(self._tls, data):
-                    continue
                 self._at_end("", len(data))
                 return
             if ancillary:
@@ -327,10 +331,13 @@ class Connection:
         """The upstream closed in order ("") or with an error, or sent what no request asked for."""
         job = self.job
         if job is not None:
-            if not reason and self._reader.end() is Progress.WHOLE:
+            # Without close_notify, what only the close would end may have been cut (RFC 9112 section 9.8).
+            cut = self._tls is not None and not self._tls.closed
+            if not reason and not cut and self._reader.end() is Progress.WHOLE:
                 self._whole(job)
             else:
-                self._lost(job, reason or "closed by the upstream")
+                unsaid = " without a TLS close_notify" if cut and self._reader.started else ""
+                self._lost(job, reason or f"closed by the upstream{unsaid}")
         elif self.state is State.IDLE:
             counters = self._hub.counters
             if stray_bytes:
@@ -341,11 +348,12 @@ class Connection:
             self._owner.went_away(self)
 
     def _lost(self, job: Job, reason: str) -> None:
-        """No more will come. Once, and only if nothing came on a reused connection, the job is sent anew."""
+        """No more will come. Once, and only if nothing came on a reused connection, a safe request is sent anew: the
+        upstream may have acted on it before it closed."""
         if self.state is State.SECURING:
             self._fail(job, Answer.TLS, f"{reason} inside the TLS handshake")
             return
-        if self.reused and not self._reader.started and not job.resent:
+        if self.reused and not self._reader.started and not job.resent and job.request.method in SAFE_METHODS:
             job.resent = True
             self._hub.counters.resends += 1
             self.close()
@@ -382,6 +390,9 @@ class Connection:
         """Close the socket and forget the job; says nothing to the owner."""
         if self.state is State.CLOSED:
             return
+        if self._tls is not None and self._unsent is None and (goodbye := self._tls.close()):
+            with contextlib.suppress(OSError):
+                self._send(goodbye)
         self.state = State.CLOSED
         self.job = None
         self._unsent = None

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from replay.connection import Connection
 
 
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 section 9.2.1: may be sent twice
+
+
 class Job:
     """A request on its way, with what its caller wants back."""
 

@@ -22,12 +22,24 @@ class Via(NamedTuple):
 
 def take_off(head: bytes, name: bytes) -> tuple[bytes, bytes | None]:
     """The head without the lines of this header (`name` in lower case), and the last one's value; None without any."""
-    found = None
     needle = b"\n" + name + b":"
-    while (at := head.lower().find(needle)) >= 0:
-        end = head.find(b"\n", at + 1)
-        if end < 0:
-            end = len(head)
-        found = head[at + len(needle) : end].strip()
-        head = head[:at] + head[end:]
-    return head, found
+    lower = head.lower()
+    at = lower.find(needle)
+    if at < 0:
+        return head, None
+    kept, start, value = [], 0, b""
+    while at >= 0:
+        end = _field_end(head, at + len(needle))
+        value = head[at + len(needle) : end].strip()
+        kept.append(head[start:at])
+        start = end
+        at = lower.find(needle, end)
+    return b"".join((*kept, head[start:])), value
+
+
+def _field_end(head: bytes, start: int) -> int:
+    """The end of the line, and of those that go on with it (RFC 9112 section 5.2)."""
+    end = head.find(b"\n", start)
+    while end >= 0 and head[end + 1 : end + 2] in (b" ", b"\t"):
+        end = head.find(b"\n", end + 1)
+    return end if end >= 0 else len(head)

@@ -23,6 +23,7 @@ OUTPUT_LIMIT_BYTES = 1 << 20  # then the file is begun anew
 CHECK_LIMIT_S = 60.0
 READY_LIMIT_S = 20.0
 READY_POLL_S = 0.02
+RELOAD_AGAIN_S = 1.0  # without new workers after it, the signal was not heard
 STOP_LIMIT_S = 5.0
 DIRECTORY = "/"  # where init starts production's: what relative paths in its configuration go by
 WORDS_LINES = 6
@@ -74,6 +75,7 @@ class Child:
 
     def start(self, addresses: Sequence[tuple[str, int]]) -> None:
         """Start it and wait until it accepts at all of these; UpstreamError with its words when it does not."""
+        self.stop()  # nginx's workers outlive a master that was killed, and keep its addresses
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
                 self._argv,
@@ -106,12 +108,33 @@ class Child:
         return self._process is not None and self._process.poll() is None
 
     def reload(self) -> None:
-        """Have it read its configuration again, without dropping what it is doing."""
+        """Have it read its configuration again, without dropping what it is doing; UpstreamError when it does not.
+
+        It has done so when it has new workers. HAProxy is deaf while it is still about the reload before, so it is told
+        again when none come.
+        """
         with contextlib.suppress(OSError):
             if self._output.stat().st_size > OUTPUT_LIMIT_BYTES:
                 os.truncate(self._output, 0)
-        if self._process is not None and self.alive():
-            self._process.send_signal(self._reload_signal)
+        before = self._workers()
+        deadline = time.monotonic() + READY_LIMIT_S
+        again_s = 0.0
+        while self._process is not None and self.alive():
+            if time.monotonic() >= again_s:
+                self._process.send_signal(self._reload_signal)
+                again_s = time.monotonic() + RELOAD_AGAIN_S
+            if not before or self._workers() - before:
+                return
+            if time.monotonic() > deadline:
+                raise UpstreamError(f"{self._argv[0]} does not reload: {self.tail()}")
+            time.sleep(READY_POLL_S)
+
+    def _workers(self) -> frozenset[str]:
+        """Process ids of the master's children; empty where it has none, or the kernel does not tell."""
+        try:
+            return frozenset(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())
+        except OSError:
+            return frozenset()
 
     def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
         """End it, if need be by force, its workers with it."""

@@ -181,11 +181,7 @@ class Engine:
 
     def _prepare(self) -> Plan:
         """A plan that has passed the program's check, in its place."""
-        plan = make_plan(self.settings, self._directory)
-        listeners = [listener.production for listener in plan.derived.listeners]
-        if self._ports and list(self._ports) == listeners:
-            again = iter(self._ports.values())
-            plan = make_plan(self.settings, self._directory, lambda: next(again))
+        plan = self._plan()
         fresh = self._path.with_suffix(".new")
         fresh.write_text(plan.derived.text, newline="")
         fresh.chmod(0o644)
@@ -195,6 +191,21 @@ class Engine:
         self._ports = {each.production: (each.private_host, each.private_port) for each in plan.derived.listeners}
         self._stamps = {path: _stamp(path) for path in plan.files}
         return plan
+
+    def _plan(self) -> Plan:
+        """Listeners that there were before keep their private addresses: requests go there all the time."""
+        places: list[tuple[str, int]] = []  # also of what is reached from inside alone, which is no listener
+
+        def fresh() -> tuple[str, int]:
+            places.append(free_port())
+            return places[-1]
+
+        plan = make_plan(self.settings, self._directory, fresh)
+        if not self._ports:
+            return plan
+        named = {(each.private_host, each.private_port): each.production for each in plan.derived.listeners}
+        again = iter([self._ports.get(named.get(place, ""), place) for place in places])
+        return make_plan(self.settings, self._directory, lambda: next(again, None) or free_port())
 
 
 def _derive(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
 import uvloop
 
 from replay.balancer.engine import Embedded
-from replay.balancer.upstream import make_pool
+from replay.balancer.settings import BalancerSettings
+from replay.balancer.upstream import PLAIN, Transport, make_pool
 from replay.client import Replayer, ReplaySettings
-from replay.exchange import Answer, Dropped, Outcome, Request
+from replay.exchange import Answer, Dropped, Origin, Outcome, Request
 
 RUNNERS: dict[str, Callable[..., Any]] = {"asyncio": asyncio.run, "uvloop": uvloop.run}
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -38,17 +41,34 @@ def make_request(
     return Request(method, target, version, line + headers + b"\r\n", body, len(body), None, 1, 2)
 
 
+@dataclass(frozen=True)
+class From:
+    """Whose request it is."""
+
+    client: str = "198.51.100.1:5555"
+    server: str = "203.0.113.1:80"
+    forwarded: IPv4Address | IPv6Address | None = None
+
+
 class Client:
     """A Replayer whose results are kept by token. Use as an async context manager: it drains and checks the account."""
 
-    def __init__(self, addresses: str | Sequence[str], socket_factory: Any = None, **settings: Any) -> None:
-        pool = make_pool([addresses] if isinstance(addresses, str) else addresses)
+    def __init__(
+        self,
+        addresses: str | Sequence[str],
+        socket_factory: Any = None,
+        transport: Transport = PLAIN,
+        balancer: BalancerSettings | None = None,
+        **settings: Any,
+    ) -> None:
+        pool = make_pool([addresses] if isinstance(addresses, str) else addresses, transport=transport)
         self.upstreams = pool
+        self.engine = Embedded(pool, balancer)
         self.results: dict[object, Outcome | Dropped] = {}
         self.refused: dict[object, Dropped] = {}
         self._wanted: asyncio.Event = asyncio.Event()
         self.replayer = Replayer(
-            asyncio.get_running_loop(), Embedded(pool), ReplaySettings(**settings), self._done, socket_factory
+            asyncio.get_running_loop(), self.engine, ReplaySettings(**settings), self._done, socket_factory
         )
         self.counters = self.replayer.counters
         self._submitting = False
@@ -59,9 +79,9 @@ class Client:
         self.results[token] = result
         self._wanted.set()
 
-    def submit(self, token: object, request: Request | None = None) -> Dropped | None:
+    def submit(self, token: object, request: Request | None = None, origin: Origin | None = None) -> Dropped | None:
         self._submitting = True
-        reason = self.replayer.submit(request or make_request(), token)
+        reason = self.replayer.submit(request or make_request(), token, origin)
         self._submitting = False
         if reason is not None:
             self.refused[token] = reason
@@ -74,10 +94,10 @@ class Client:
                 await self._wanted.wait()
         return self.results[token]
 
-    async def send(self, request: Request | None = None, token: object = None) -> Outcome:
+    async def send(self, request: Request | None = None, token: object = None, origin: Origin | None = None) -> Outcome:
         """Submit one and wait for its outcome."""
         token = token if token is not None else object()
-        assert self.submit(token, request) is None
+        assert self.submit(token, request, origin) is None
         result = await self.result(token)
         assert isinstance(result, Outcome), result
         return result

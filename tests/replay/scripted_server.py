@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 Script = Callable[["Peer"], None]
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+_OP_IGNORE_UNEXPECTED_EOF = 1 << 7  # in Python's ssl module from 3.12 on
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -23,6 +26,7 @@ class Peer:
         self.server = server
         self.sock = sock
         self.number = number  # of the connection, from 0
+        self.proxy_header = b""  # the PROXY header at the connection's start, where the server expects one
         self._buffer = b""
         self._until_close = False
 
@@ -61,6 +65,17 @@ class Peer:
         while self.request():
             self.send(response)
 
+    def secure(self, context: ssl.SSLContext) -> None:
+        """From here on TLS; its end without close_notify is an error."""
+        context.options &= ~_OP_IGNORE_UNEXPECTED_EOF
+        self.sock = context.wrap_socket(self.sock, server_side=True, suppress_ragged_eofs=False)
+
+    def take_proxy_header(self) -> None:
+        """16 bytes that end with the length of the rest."""
+        head = self.sock.recv(16, socket.MSG_WAITALL)
+        (length,) = struct.unpack("!14xH", head)
+        self.proxy_header = head + (self.sock.recv(length, socket.MSG_WAITALL) if length else b"")
+
     def _more(self) -> bool:
         data = self.sock.recv(65536)
         self._buffer += data
@@ -69,21 +84,29 @@ class Peer:
 
 
 class ScriptedServer:
-    """Context manager; `address` is "127.0.0.1:port"."""
+    """Context manager; `address` is where it listens: at `place`, a host or the path of a Unix socket. `tls` is what it
+    speaks; with `proxied` every connection begins with a PROXY header."""
 
-    def __init__(self, script: Script, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self,
+        script: Script,
+        receive_buffer: int | None = None,
+        *,
+        place: str | Path = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+        proxied: bool = False,
+    ) -> None:
         self._script = script
+        self._tls = tls
+        self._proxied = proxied
         self.requests: list[bytes] = []
         self.received_bytes = 0
         self.accepted = 0
+        self.proxy_headers: list[bytes] = []  # in the order of the connections
+        self.tls_errors: list[str] = []
         self.errors: list[BaseException] = []
-        self._listener = socket.socket()
-        if receive_buffer is not None:
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._listener.bind(("127.0.0.1", 0))
-        self._listener.listen(128)
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._open: list[socket.socket] = []
+        self._listener = self._listen(place, receive_buffer)
+        self._peers: list[Peer] = []
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> ScriptedServer:
@@ -91,7 +114,7 @@ class ScriptedServer:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for sock in [self._listener, *self._open]:
+        for sock in [self._listener, *(peer.sock for peer in self._peers)]:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
@@ -99,6 +122,22 @@ class ScriptedServer:
             thread.join(5)
         if exc[0] is None and self.errors:
             raise self.errors[0]
+
+    def _listen(self, place: str | Path, receive_buffer: int | None) -> socket.socket:
+        if isinstance(place, Path):
+            listener = socket.socket(socket.AF_UNIX)
+        else:
+            listener = socket.socket(socket.AF_INET6 if ":" in place else socket.AF_INET)
+        if receive_buffer is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        listener.bind(str(place) if isinstance(place, Path) else (place, 0))
+        listener.listen(128)
+        if isinstance(place, Path):
+            self.address = f"unix:{place}"
+        else:
+            host = f"[{place}]" if ":" in place else place
+            self.address = f"{host}:{listener.getsockname()[1]}"
+        return listener
 
     def _start(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
@@ -111,14 +150,22 @@ class ScriptedServer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._open.append(sock)
-            self._start(self._run, Peer(self, sock, self.accepted))
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._peers.append(Peer(self, sock, self.accepted))
             self.accepted += 1
+            self._start(self._run, self._peers[-1])
 
     def _run(self, peer: Peer) -> None:
         try:
+            if self._proxied:
+                peer.take_proxy_header()
+                self.proxy_headers.append(peer.proxy_header)
+            if self._tls is not None:
+                peer.secure(self._tls)
             self._script(peer)
+        except ssl.SSLError as error:
+            self.tls_errors.append(error.reason or str(error))
         except OSError:
             pass  # the client went away, or the test is over
         except BaseException as error:

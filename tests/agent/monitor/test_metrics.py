@@ -152,6 +152,35 @@ def test_every_counter_of_every_stage_is_an_event() -> None:
         assert by(samples, name, "event") == {k: now.workers[section][k] for k in events}
 
 
+def upstreams(samples: Samples) -> dict[tuple[str, str, str], float]:
+    found = [(dict(labels), value) for (name, labels), value in samples.items() if name == "upstream_workers"]
+    return {(each["shadow"], each["upstream"], each["state"]): value for each, value in found}
+
+
+def test_upstreams_by_what_the_workers_say_of_them() -> None:
+    one = {"pool": {"candidate": {"192.0.2.1:80": {"well": 1}, "[2001:db8::1]:80": {"ejected": 1}}, "idle": {}}}
+    other = {"pool": {"candidate": {"192.0.2.1:80": {"unhealthy": 1}, "[2001:db8::1]:80": {"ejected": 1}}}}
+    samples = scraped(snapshot(workers=add_up([one, other])))
+    assert upstreams(samples) == {
+        ("candidate", "192.0.2.1:80", "well"): 1,
+        ("candidate", "192.0.2.1:80", "unhealthy"): 1,
+        ("candidate", "[2001:db8::1]:80", "ejected"): 2,
+    }
+    assert upstreams(scraped(snapshot())) == {}, "nobody is asked"
+
+
+def test_a_name_of_an_upstream_is_only_text() -> None:
+    name = 'unix:/run/a "b"\\c\nd.sock'
+    samples = scraped(snapshot(workers={"pool": {"candidate": {name: {"draining": 3}}}}))
+    assert upstreams(samples) == {("candidate", name, "draining"): 3}
+
+
+def test_balancer_programs_are_up_or_down() -> None:
+    samples = scraped(snapshot(programs={"one": True, "other": False}))
+    assert by(samples, "balancer_up", "shadow") == {"one": 1, "other": 0}
+    assert by(scraped(snapshot()), "balancer_up", "shadow") == {}
+
+
 def log2_ns(seconds: str) -> float:
     """A bucket's limit as the power of two that it is."""
     return round(math.log2(float(seconds) * 1e9), 3)
