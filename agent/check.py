@@ -16,6 +16,7 @@ from agent.pools import program_of, source_of
 from agent.select.geo import GeoDatabase
 from replay.balancer.program import ProgramSettings, check_text, listener_for, make_plan
 from replay.errors import UpstreamError
+from replay.tls import make_context
 
 LOOK_UP_S = 10.0
 
@@ -62,17 +63,17 @@ def _pools(found: Config, order: Order) -> list[str]:
         if (settings := program_of(found, name)) is not None:
             lines += _program(name, settings)
     for shadow in order.shadows:
-        _ = shadow.pool.transport  # its files for TLS are read
+        if shadow.pool.balancer.tls is not None:
+            make_context(shadow.pool.balancer.tls)  # its files are read
     return lines
 
 
 def _program(name: str, settings: ProgramSettings) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="shadowtap-") as directory:
         plan = make_plan(settings, Path(directory))
-        fronts = listener_for(settings, plan.derived)
         if problem := check_text(settings, plan, Path(directory)):
             raise UpstreamError(f"{settings.source}: refused by {settings.kind}: {problem}")
-    taken = ", ".join(front.production for front in fronts)
+    taken = ", ".join(front.production for front in listener_for(settings, plan.derived))
     return [
         f"balances {name} by {settings.kind}: {settings.source} with {len(plan.derived.changes)} changes, for {taken}",
         *(f"note     {name}: {note}" for note in plan.derived.notes),

@@ -76,8 +76,19 @@ class Child:
     def start(self, addresses: Sequence[tuple[str, int]]) -> None:
         """Start it and wait until it accepts at all of these; UpstreamError with its words when it does not."""
         self.stop()  # nginx's workers outlive a master that was killed, and keep its addresses
+        try:
+            self._process = self._begin()
+        except OSError as error:
+            raise UpstreamError(f"{self._argv[0]}: {(error.strerror or str(error)).lower()}") from None
+        try:
+            self.wait_ready(addresses)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _begin(self) -> subprocess.Popen[bytes]:
         with self._output.open("ab") as output:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 self._argv,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -86,11 +97,6 @@ class Child:
                 start_new_session=True,  # a terminal's Ctrl-C is for the service alone
                 preexec_fn=_end_with_parent,
             )
-        try:
-            self.wait_ready(addresses)
-        except BaseException:
-            self.stop()
-            raise
 
     def wait_ready(self, addresses: Sequence[tuple[str, int]]) -> None:
         """Until it accepts connections at all of these; UpstreamError."""

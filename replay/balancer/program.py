@@ -27,6 +27,7 @@ HAPROXY, NGINX = "haproxy", "nginx"
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # sbin is not on everybody's PATH
 
 Private = Callable[[], tuple[str, int]]
+Stamp = tuple[int, int, int]  # by which a file that has changed is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,9 @@ class Engine:
         self._directory = directory
         self._path = directory / f"{settings.kind}.conf"
         self._ports: dict[str, tuple[str, int]] = {}  # private address by production's, so that they stay
-        self._stamps: dict[Path, tuple[int, int]] = {}
+        self._stamps: dict[Path, Stamp] = {}
         self._child: Child | None = None
+        self._written: Plan | None = None  # what stands in the file; is to run, or runs
         self.plan: Plan | None = None
 
     @property
@@ -143,9 +145,17 @@ class Engine:
         self.plan = plan
 
     def restart(self) -> None:
-        """Start it again after it died; UpstreamError."""
-        assert self._child is not None and self.plan is not None
-        self._child.start(_addresses(self.plan))
+        """Start it again after it died, with the changed configuration if there is a good one; UpstreamError."""
+        assert self._child is not None
+        stamps = self._stamps
+        if self.changed():
+            try:
+                self._prepare()
+            except UpstreamError:
+                self._stamps = stamps  # `follow` tells it once the old one runs
+        assert self._written is not None
+        self._child.start(_addresses(self._written))
+        self.plan = self._written
 
     def alive(self) -> bool:
         """Whether it runs."""
@@ -163,11 +173,7 @@ class Engine:
         """Take a changed configuration over. UpstreamError when it cannot be; then the old one runs on, and this is
         not tried again until the files change once more."""
         assert self._child is not None
-        try:
-            plan = self._prepare()
-        except UpstreamError:
-            self._stamps = {path: _stamp(path) for path in self._stamps}
-            raise
+        plan = self._prepare()
         self._child.reload()
         self.reloads += 1
         self._child.wait_ready(_addresses(plan))
@@ -180,16 +186,23 @@ class Engine:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _prepare(self) -> Plan:
-        """A plan that has passed the program's check, in its place."""
+        """A plan that has passed the program's check, in its place. What changes meanwhile is a change yet to come."""
+        stamps = {path: _stamp(path) for path in self._stamps or [Path(self.settings.source)]}
+        self._stamps = stamps
         plan = self._plan()
+        self._stamps = {path: stamps.get(path) or _stamp(path) for path in plan.files}
         fresh = self._path.with_suffix(".new")
-        fresh.write_text(plan.derived.text, newline="")
-        fresh.chmod(0o644)
+        try:
+            fresh.write_text(plan.derived.text, newline="")
+            fresh.chmod(0o644)
+        except OSError as error:
+            raise UpstreamError(f"{fresh}: {(error.strerror or str(error)).lower()}: make room there") from None
         if problem := check(argv_for_check(self.settings, fresh)):
             raise UpstreamError(f"{self.settings.source}: refused by {self.settings.kind}: {problem}")
+        listener_for(self.settings, plan.derived)  # traffic has to have somewhere to go
         fresh.replace(self._path)
         self._ports = {each.production: (each.private_host, each.private_port) for each in plan.derived.listeners}
-        self._stamps = {path: _stamp(path) for path in plan.files}
+        self._written = plan
         return plan
 
     def _plan(self) -> Plan:
@@ -269,9 +282,9 @@ def _addresses(plan: Plan) -> list[tuple[str, int]]:
     return [(listener.private_host, listener.private_port) for listener in plan.derived.listeners]
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> Stamp:
     try:
         found = path.stat()
     except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_ino
+        return 0, 0, 0
+    return found.st_mtime_ns, found.st_ino, found.st_size

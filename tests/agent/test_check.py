@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,68 @@ def test_what_cannot_work_here(tmp_path: Path) -> None:
         checked(tmp_path, TEXT + "user: no-such-user\n")
     with pytest.raises(ConfigError, match="missing"):
         checked(tmp_path, "shadows: {a: {}}")
+
+
+HAPROXY = """
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 1s
+    timeout server 1s
+frontend web
+    bind *:80
+    default_backend app
+backend app
+    server web1 198.51.100.10:8080
+"""
+BALANCED = """
+capture: {interface: lo, ports: [80]}
+shadows: {candidate: {balancer: {engine: haproxy, from: FILE, servers: {"*": "198.51.100.20:8080"}}}}
+"""
+
+
+def with_program(tmp_path: Path, haproxy: str = HAPROXY, text: str = BALANCED) -> list[str]:
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(haproxy)
+    return checked(tmp_path, text.replace("FILE", str(file)))
+
+
+def test_a_balancer_program_is_derived_and_checked(tmp_path: Path) -> None:
+    lines = with_program(tmp_path)
+    (balances,) = [line for line in lines if line.startswith("balances")]
+    assert balances.startswith(f"balances candidate by haproxy: {tmp_path}/haproxy.cfg with ")
+    assert balances.endswith(" changes, for *:80")
+    assert f"mirrors  100 % of the connections to shadow candidate (haproxy with {tmp_path}/haproxy.cfg)" in lines
+
+
+@pytest.mark.parametrize(
+    ("change", "text", "says"),
+    [
+        (("mode http", "mode nonsense"), BALANCED, r"haproxy\.cfg: refused by haproxy: .*nonsense"),
+        (("mode http", "mode tcp"), BALANCED, "no frontend speaks HTTP: name one with balancer.bind"),
+        (("", ""), BALANCED.replace('"*"', '"web9"'), "web1"),
+        (("", ""), BALANCED.replace("198.51.100.20:8080", "198.51.100.10:8080"), "is production's 198.51.100.10:8080"),
+        (("", ""), BALANCED.replace("from:", "bind: '81', from:"), r"nothing listens on balancer\.bind '81'"),
+        (("", ""), BALANCED.replace("from:", "tls: {ca: /no/ca.pem}, from:"), r"tls ca '/no/ca\.pem': no such file"),
+    ],
+)
+def test_a_balancer_program_that_cannot_work(tmp_path: Path, change: tuple[str, str], text: str, says: str) -> None:
+    with pytest.raises(UpstreamError, match=says):
+        with_program(tmp_path, HAPROXY.replace(*change), text)
+
+
+def test_files_for_tls_are_read(tmp_path: Path) -> None:
+    with pytest.raises(UpstreamError, match=r"tls ca '/no/ca\.pem': no such file or directory"):
+        checked(tmp_path, TEXT.replace("percentage", "balancer: {tls: {ca: /no/ca.pem}}, percentage"))
+
+
+def test_upstreams_are_looked_up_once(tmp_path: Path) -> None:
+    pool = tmp_path / "pool.json"
+    pool.write_text(json.dumps([{"targets": ["198.51.100.2:80", "198.51.100.1:80"]}]))
+    user = "root" if os.geteuid() == 0 else ""  # pytest's directories are for their owner alone
+    found = f"shadows: {{one: {{discovery: {{file: {pool}}}}}, two: {{discovery: {{file: {tmp_path}/none.json}}}}}}"
+    lines = checked(tmp_path, "capture: {interface: lo, ports: [80]}\n" + found + (f"\nuser: {user}" if user else ""))
+    assert "finds    198.51.100.1:80, 198.51.100.2:80 for one" in lines
+    assert "finds    no upstreams for two" in lines
+    assert any(line.startswith(f"note     two: {tmp_path}/none.json: ") for line in lines)
+    assert f"mirrors  100 % of the connections to shadow one (as {pool} says)" in lines
