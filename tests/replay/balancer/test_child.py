@@ -1,9 +1,10 @@
-"""A program as a child: its start and its readiness, its words, its reload, and that it ends with whoever started it."""
+"""A program as a child: its start, readiness, words and reload, and that it ends with whoever started it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -78,7 +79,7 @@ def lives(pid: int) -> bool:
 
 def worker_of(log: Path) -> int:
     """What forked, and said so."""
-    until(lambda: "worker" in log.read_text())
+    until(lambda: re.search(r"worker \d+\s", log.read_text()))
     return int(log.read_text().partition("worker ")[2].split()[0])
 
 
