@@ -16,13 +16,16 @@ import select
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import agent
 from agent import messages, privileges
 from replay.balancer.program import Engine, ProgramSettings, listener_for
 from replay.errors import UpstreamError
@@ -34,6 +37,7 @@ DIRECTORY = "shadowtap-balancer-"  # begins the name of a run directory; the ser
 # CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, NET_BIND_SERVICE, SYS_CHROOT, SYS_RESOURCE
 KEPT = (0, 1, 3, 5, 6, 7, 10, 18, 24)
 RUNNING, DEAD = "running", "dead"
+Child = tuple["subprocess.Popen[bytes]", socket.socket]
 
 
 @dataclass(slots=True)
@@ -42,19 +46,30 @@ class Watched:
 
     name: str
     engine: Engine
-    problem: str = ""
+    died: str = ""  # what is told of its death, until it has run well for long enough
+    refused: str = ""  # why a changed configuration is not taken over, until one is
     restarts: int = 0
     pause_s: float = RESTART_MIN_S
     dead: bool = False
     again_s: float = 0.0  # when to start it again; once it runs, when it would have been next
     told: dict[str, Any] | None = None
 
+    @property
+    def problem(self) -> str:
+        """What is wrong, in one line; "" when it is well."""
+        return "; ".join(filter(None, (self.died, self.refused)))
+
     def report(self) -> dict[str, Any]:
         """What the service is to know."""
         assert self.engine.plan is not None
         derived = self.engine.plan.derived
         fronts = [
-            {"port": each.port, "address": f"{each.private_host}:{each.private_port}", "tls": each.tls}
+            {
+                "port": each.port,
+                "address": f"{each.private_host}:{each.private_port}",
+                "tls": each.tls,
+                "host": each.host,
+            }
             for each in listener_for(self.engine.settings, derived)
         ]
         return {
@@ -65,7 +80,6 @@ class Watched:
             "restarts": self.restarts,
             "reloads": self.engine.reloads,
             "changes": len(derived.changes),
-            "notes": list(derived.notes),
         }
 
     def look(self, now_s: float) -> None:
@@ -76,24 +90,25 @@ class Watched:
         elif engine.changed():
             try:
                 engine.follow()
-                self.problem = ""
+                self.refused = ""
             except UpstreamError as error:
-                self.problem = f"the changed configuration is not taken over: {error}"
+                self.refused = f"the changed configuration is not taken over: {error}"
         elif self.pause_s > RESTART_MIN_S and now_s - self.again_s > RESTART_MAX_S:
-            self.problem, self.pause_s = "", RESTART_MIN_S  # it has run well for long enough
+            self.died, self.pause_s = "", RESTART_MIN_S  # it has run well for long enough
 
     def _revive(self, now_s: float) -> None:
         if not self.dead:
             self.dead, self.again_s = True, now_s + self.pause_s
-            self.problem = f"{self.engine.settings.kind} died: {self.engine.last_words() or 'it said nothing'}"
+            self.died = f"{self.engine.settings.kind} died: {self.engine.last_words() or 'it said nothing'}"
         if now_s < self.again_s:
             return
         self.pause_s = min(2 * self.pause_s, RESTART_MAX_S)
         self.again_s = now_s + self.pause_s
         try:
-            self.engine.restart()
+            if self.engine.restart():
+                self.refused = ""
         except UpstreamError as error:
-            self.problem = str(error)
+            self.died = str(error)
         else:
             self.dead = False
             self.restarts += 1
@@ -108,6 +123,23 @@ def settings_as_json(settings: ProgramSettings) -> dict[str, Any]:
 def settings_from_json(data: dict[str, Any]) -> ProgramSettings:
     """Inverse of `settings_as_json`."""
     return ProgramSettings(**{**data, "keep": tuple(data["keep"]), "addresses": tuple(data["addresses"])})
+
+
+def start(programs: Mapping[str, ProgramSettings]) -> Child:
+    """Start the process, which is to be waited for in the end, with programs by shadow; and our end of its channel."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    root = str(Path(agent.__file__).parent.parent)
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "agent.balancing", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"},
+        )
+    settings = {name: settings_as_json(each) for name, each in programs.items()}
+    messages.send(ours, {"service": os.getpid(), "programs": settings})
+    return process, ours
 
 
 def main() -> None:
@@ -171,10 +203,7 @@ def _serve(programs: list[Watched], channel: socket.socket) -> None:
 
 def _tell(program: Watched, channel: socket.socket) -> None:
     """Say what has changed; left out when the service is behind, the next look says it again."""
-    try:
-        report = program.report()
-    except UpstreamError as error:  # the changed file has no such bind any more
-        report = {**(program.told or {"shadow": program.name}), "problem": str(error)}
+    report = program.report()
     if report == program.told:
         return
     try:

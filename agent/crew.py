@@ -21,6 +21,7 @@ from agent.order import Order
 from agent.pool_order import PoolOrder
 from agent.select.choice import Rule, rule_as_json
 from replay.account import Account
+from replay.errors import UpstreamError
 
 KEEPER_START_S = 30
 Accounts = dict[str, Account]  # by shadow
@@ -153,10 +154,14 @@ class Crew:
         self._tell_all("rules", {"rules": [rule_as_json(rule) for rule in rules]})
 
     def change_pool(self, place: int, pool: PoolOrder) -> None:
-        """Give all workers a shadow's new pool, those that are started later too."""
+        """Give all workers a shadow's new pool, those that are started later too. UpstreamError when it is too long to be
+        told; then nothing has changed."""
         shadows = list(self._order.shadows)
         shadows[place] = replace(shadows[place], pool=pool)
-        self._order = replace(self._order, shadows=tuple(shadows))
+        order = replace(self._order, shadows=tuple(shadows))
+        if not messages.fits(self._message_of(order, 0)):
+            raise UpstreamError("the lists of upstreams are too long together: name fewer")
+        self._order = order
         self._tell_all(f"pool {place}", {"pool": pool.as_json(), "place": place})
 
     def _tell_all(self, topic: str, message: dict[str, Any]) -> None:

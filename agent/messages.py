@@ -15,11 +15,12 @@ def send(channel: socket.socket, message: dict[str, Any]) -> None:
 
 
 def receive(channel: socket.socket) -> dict[str, Any] | None:
-    """The next message, None when the other side is gone; BlockingIOError when there is none now."""
+    """The next message, None when the other side is gone; BlockingIOError when there is none now, or none came within
+    the channel's time limit."""
     try:
         data = channel.recv(LIMIT_BYTES)
-    except BlockingIOError:
-        raise
+    except (BlockingIOError, TimeoutError):
+        raise BlockingIOError from None
     except OSError:
         return None
     message: dict[str, Any] | None = json.loads(data) if data else None

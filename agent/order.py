@@ -70,7 +70,7 @@ class Order:
         capture, recording = config.capture, config.recording
         return cls(
             shadows=tuple(shadow_order(config, name) for name in config.shadows),
-            production=(*config.production, *(f"*:{port}" for port in capture.ports)),
+            production=production_of(config),
             ports=tuple(capture.ports),
             seed=config.seed,
             client=config.client.settings,
@@ -142,6 +142,11 @@ class Order:
         plain["client"] = client_address(**data["client"])
         plain["http"] = HttpLimits(**data["http"])
         return cls(**plain)
+
+
+def production_of(config: Config) -> tuple[str, ...]:
+    """Addresses that no upstream may have: those that are named, and the captured ports of this host."""
+    return (*config.production, *(f"*:{port}" for port in config.capture.ports))
 
 
 def shadow_order(config: Config, name: str) -> ShadowOrder:

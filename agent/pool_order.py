@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from replay.balancer.address import Production
+from replay.balancer.address import ANY, Production
 from replay.balancer.derive.change import HEADER
 from replay.balancer.engine import Embedded, Program
 from replay.balancer.settings import (
@@ -29,11 +30,21 @@ Statuses = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """Where a balancer program listens for what production takes on `port`; the first one of a list is the default."""
+    """Where a balancer program listens for what production takes on an address; the first of a list is the default."""
 
     port: int
     address: str
     tls: bool = False
+    host: str = "*"  # as production's file has it; "*" for all addresses
+
+    @property
+    def production(self) -> str:
+        """As `Exchange.server` has it, if the host is numeric."""
+        try:
+            host = ipaddress.ip_address(self.host)
+        except ValueError:
+            return f"{self.host}:{self.port}"
+        return f"{host}:{self.port}" if host.version == 4 else f"[{host}]:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +91,17 @@ class PoolOrder:
             return Embedded(self.pool(production, self.transport), self.balancer)
         return Program(*self.routes())
 
-    def routes(self) -> tuple[dict[int, Upstream], Upstream]:
-        """Of a program: the front for each of production's ports, and that for the others."""
+    def routes(self) -> tuple[dict[str, Upstream], Upstream]:
+        """Of a program: the front for each address of production, or for its port on others ("*:80"); the default."""
         secured = self.transport
-        fronts: dict[int, Upstream] = {}
+        fronts: dict[str, Upstream] = {}
+        made: list[Upstream] = []
         for front in self.fronts:
             transport = secured if front.tls else replace(secured, tls=None)
-            fronts.setdefault(front.port, make_pool([front.address], transport=transport)[0])
-        return fronts, fronts[self.fronts[0].port]
+            made.append(make_pool([front.address], transport=transport)[0])
+            fronts.setdefault(front.production, made[-1])
+            fronts.setdefault(f"{ANY}:{front.port}", made[-1])
+        return fronts, made[0]
 
     def resolved(self, production: tuple[str, ...]) -> PoolOrder:
         """With names replaced by the addresses that were checked. Blocks; UpstreamError."""

@@ -7,24 +7,20 @@ control socket, SIGHUP ────────┘
 
 from __future__ import annotations
 
-import os
 import selectors
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import agent
 from agent import balancing, messages, privileges
 from agent.config import Config
 from agent.discovery import scout
-from agent.discovery.settings import DnsSource, FileSource, Settings, TargetGroup
+from agent.discovery.settings import DnsSource, FileSource, Settings, TargetGroup, summed_up
 from agent.errors import LoadError
-from agent.order import Order
+from agent.order import Order, production_of
 from agent.pool_order import Front, PoolOrder
 from agent.shadow_config import Shadow
 from replay.balancer.program import ProgramSettings
@@ -34,6 +30,7 @@ from replay.errors import UpstreamError
 PROGRAMS_START_S = 90.0
 FIRST_LOOK_S = 10.0  # for discovery, before the agent starts without upstreams
 CHILD_END_S = 15.0
+SCOUT_AGAIN_MIN_S, SCOUT_AGAIN_MAX_S = 1.0, 60.0  # after discovery died, until it is started again
 
 TellPool = Callable[[int, PoolOrder], None]  # the shadow's place, its pool
 
@@ -62,7 +59,7 @@ def program_of(config: Config, name: str) -> ProgramSettings | None:
         keep=tuple(balancer.keep),
         allow_production=balancer.allow_production,
         binary=str(balancer.program or ""),
-        addresses=tuple(config.production),
+        addresses=production_of(config),
     )
 
 
@@ -78,7 +75,9 @@ class Pools:
         self._sources = {name: found for name in self._names if (found := source_of(config.shadows[name]))}
         self._programs = {name: program for name in self._names if (program := program_of(config, name))}
         self._scout: scout.Child | None = None
-        self._balancing: scout.Child | None = None
+        self._scout_due_s = 0.0  # when to start it again, once it died
+        self._scout_pause_s = SCOUT_AGAIN_MIN_S
+        self._balancing: balancing.Child | None = None
         self._news: dict[str, dict[str, Any]] = {}  # what was heard last, by shadow
         self._selector: selectors.BaseSelector | None = None
 
@@ -133,13 +132,24 @@ class Pools:
         else:
             self._hear_scout(message)
 
-    def change(self, name: str, specs: Iterable[UpstreamSpec]) -> None:
-        """Give a shadow other upstreams. Names are resolved, which blocks. UpstreamError changes nothing."""
+    def look(self, now_s: float) -> None:
+        """Start discovery again when it died a while ago."""
+        if not self._sources or self._scout is not None or now_s < self._scout_due_s:
+            return
+        self._scout = scout.start(self._sources, self._user)
+        if self._selector is not None:
+            self._scout[1].setblocking(False)
+            self._selector.register(self._scout[1], selectors.EVENT_READ, self)
+
+    def change(self, name: str, specs: Iterable[UpstreamSpec]) -> Callable[[], None]:
+        """Give a shadow other upstreams; what takes that back. Names are resolved, which blocks. UpstreamError changes
+        nothing."""
         place = self._names.index(name)
         pool = self.order.shadows[place].pool
         if pool.program or pool.changes:
             raise UpstreamError(f"shadow {name}: its upstreams are not listed, so they cannot be changed here")
-        self._set(place, replace(pool, upstreams=tuple(specs)))
+        self._set(place, replace(pool, upstreams=tuple(specs)).resolved(self.order.production))
+        return lambda: self._set(place, pool)
 
     def status(self, states: dict[str, Any]) -> dict[str, Any]:
         """By shadow: the upstreams, and how the program or the discovery is doing. `states` is the workers' word."""
@@ -158,34 +168,38 @@ class Pools:
         return {name: self._news.get(name, {}).get("state") == balancing.RUNNING for name in self._programs}
 
     def _set(self, place: int, pool: PoolOrder) -> None:
-        pool = pool.resolved(self.order.production)
+        """UpstreamError when the workers cannot be told."""
+        self._tell(place, pool)
         shadows = list(self.order.shadows)
         shadows[place] = replace(shadows[place], pool=pool)
         self.order = replace(self.order, shadows=tuple(shadows))
-        self._tell(place, pool)
 
     def _hear_scout(self, message: dict[str, Any]) -> None:
         name, found = scout.from_message(message)
-        before = self._news.get(name, {}).get("problem", "")
-        self._news[name] = {"problem": found.problem}
-        if found.problem and found.problem != before:
-            self._say(f"shadow {name}: {found.problem}")
-        self._found(name, found.upstreams)
+        problem = summed_up(filter(None, [found.problem, *self._found(name, found.upstreams)]))
+        if problem and problem != self._news.get(name, {}).get("problem", ""):
+            self._say(f"shadow {name}: {problem}")
+        self._news[name] = {"problem": problem}
 
-    def _found(self, name: str, upstreams: tuple[UpstreamSpec, ...]) -> None:
-        """Take over what was found, less what is production's."""
+    def _found(self, name: str, upstreams: tuple[UpstreamSpec, ...]) -> list[str]:
+        """Take over what was found, less what is production's; what is wrong with the rest."""
         place = self._names.index(name)
         pool = self.order.shadows[place].pool
-        good = []
-        for spec in upstreams:
+        good: dict[str, UpstreamSpec] = {}
+        wrong = []
+        for each in upstreams:
             try:
-                replace(pool, upstreams=(spec,)).resolved(self.order.production)
-                good.append(spec)
+                (spec,) = replace(pool, upstreams=(each,)).resolved(self.order.production).upstreams
+                good.setdefault(spec.address, spec)
             except UpstreamError as error:
-                self._say(f"shadow {name}: {error}")
-        if tuple(good) != pool.upstreams:
-            self._set(place, replace(pool, upstreams=tuple(good)))
-            self._say(f"shadow {name}: {len(good)} upstreams: {', '.join(spec.address for spec in good[:8])}")
+                wrong.append(str(error))
+        if tuple(good.values()) != pool.upstreams:
+            try:
+                self._set(place, replace(pool, upstreams=tuple(good.values())))
+            except UpstreamError as error:
+                return [*wrong, str(error)]
+            self._say(f"shadow {name}: {len(good)} upstreams: {', '.join(list(good)[:8])}")
+        return wrong
 
     def _hear_program(self, message: dict[str, Any]) -> None:
         name = message["shadow"]
@@ -207,10 +221,12 @@ class Pools:
             self._say("discovery died: the upstreams stay as they are, and it is started again")
             channel.close()
             self._scout[0].wait()
-            self._scout = scout.start(self._sources, self._user)
-            if self._selector is not None:
-                self._scout[1].setblocking(False)
-                self._selector.register(self._scout[1], selectors.EVENT_READ, self)
+            self._scout = None
+            now_s = time.monotonic()
+            if now_s - self._scout_due_s > SCOUT_AGAIN_MAX_S:  # it has lived for long enough
+                self._scout_pause_s = SCOUT_AGAIN_MIN_S
+            self._scout_due_s = now_s + self._scout_pause_s
+            self._scout_pause_s = min(2 * self._scout_pause_s, SCOUT_AGAIN_MAX_S)
             return
         for name in self._programs:
             self._news[name] = {**self._news.get(name, {}), "state": balancing.DEAD}
@@ -219,21 +235,9 @@ class Pools:
     # Starting the children
 
     def _start_balancing(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        root = str(Path(agent.__file__).parent.parent)
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "agent.balancing", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"},
-            )
-        self._balancing = process, ours
-        programs = {name: balancing.settings_as_json(each) for name, each in self._programs.items()}
-        messages.send(ours, {"service": os.getpid(), "programs": programs})
+        self._balancing = _, ours = balancing.start(self._programs)
         deadline = time.monotonic() + PROGRAMS_START_S
-        for _ in programs:
+        for _ in self._programs:
             ours.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 answer = messages.receive(ours) or {"error": "it ended at once; what it printed above says why"}
@@ -243,9 +247,7 @@ class Pools:
                 raise LoadError(f"the balancer program could not be started: {answer['error']}")
             self._news[answer["shadow"]] = answer
             place = self._names.index(answer["shadow"])
-            shadows = list(self.order.shadows)
-            shadows[place] = replace(shadows[place], pool=replace(shadows[place].pool, fronts=_fronts(answer)))
-            self.order = replace(self.order, shadows=tuple(shadows))
+            self._set(place, replace(self.order.shadows[place].pool, fronts=_fronts(answer)))
 
     def _await_first_look(self) -> None:
         assert self._scout is not None

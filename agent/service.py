@@ -266,6 +266,7 @@ class Service:
         """False when the interface is no longer the one that the program hangs at."""
         self._crew.workers[0].tell({"kernel": self._kernel_news()})
         self._crew.tell_again()
+        self._pools.look(time.monotonic())
         for worker in self._crew.kill_stuck(STUCK_S):
             self._say(f"worker {worker} has not reported for {STUCK_S:.0f} s: killed")
         if problem := self._steering.look_at_geography():

@@ -52,10 +52,10 @@ class Steering:
         tell: Callable[[list[Rule]], None],
         path: Path | None = None,
         kept: Callable[[], AbstractContextManager[None]] = nullcontext,
-        change_pool: Callable[[str, list[UpstreamSpec]], None] | None = None,
+        change_pool: Callable[[str, list[UpstreamSpec]], Callable[[], None]] | None = None,
     ) -> None:
         """`path` is the file that `reload` reads; `kept` keeps the lease during work that takes longer; `change_pool`
-        gives a shadow other upstreams, or raises UpstreamError."""
+        gives a shadow other upstreams, or raises UpstreamError; what it returns takes that back."""
         self.config = config
         self.selection = selection_of(Order.of(config), geo)
         self._tables = tables
@@ -128,29 +128,32 @@ class Steering:
 
     def _apply(self, config: Config) -> None:
         order = Order.of(config)
+        undo: list[Callable[[], None]] = []
         with self._kept():
-            self._change_pools(config)
-            selection = selection_of(order, self._geo)
-            # What goes off goes off first, and what comes on comes on when everybody knows the new rules.
-            self._tables.enabled &= _mask(config.shadows.values())
             try:
+                self._change_pools(config, undo)
+                selection = selection_of(order, self._geo)
+                # What goes off goes off first, and what comes on comes on when everybody knows the new rules.
+                self._tables.enabled &= _mask(config.shadows.values())
                 self._tell([shadow.rule for shadow in order.shadows])
                 _select(self._tables, selection)
             except ConfigError:
+                for each in reversed(undo):
+                    each()
                 self._turn(self.config)
                 raise
         self.selection = selection
         self.config = config
         self._tables.enabled = _mask(config.shadows.values())
 
-    def _change_pools(self, config: Config) -> None:
+    def _change_pools(self, config: Config, undo: list[Callable[[], None]]) -> None:
         for name, shadow in config.shadows.items():
             if shadow.upstreams == self.config.shadows[name].upstreams or self._change_pool is None:
                 continue
             if not shadow.upstreams or not self.config.shadows[name].upstreams:
                 raise ConfigError(f"shadows.{name}.upstreams: from or to none at all takes a restart")
             try:
-                self._change_pool(name, list(pool_order(shadow).upstreams))
+                undo.append(self._change_pool(name, list(pool_order(shadow).upstreams)))
             except UpstreamError as error:
                 raise ConfigError(f"shadows.{name}: {error}") from None
 

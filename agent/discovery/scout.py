@@ -130,7 +130,10 @@ def discover_each(shadows: Mapping[str, Settings], timeout_s: float, user: str =
     try:
         while len(answers) < len(shadows) and (left_s := until_s - time.monotonic()) > 0:
             channel.settimeout(left_s)
-            message = messages.receive(channel)
+            try:
+                message = messages.receive(channel)
+            except BlockingIOError:
+                break
             if message is not None:
                 answers.update([from_message(message)])
             elif process.poll() is not None:

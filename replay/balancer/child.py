@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,6 +28,8 @@ RELOAD_AGAIN_S = 1.0  # without new workers after it, the signal was not heard
 STOP_LIMIT_S = 5.0
 DIRECTORY = "/"  # where init starts production's: what relative paths in its configuration go by
 WORDS_LINES = 6
+PORT_TRIES = 50
+LOWEST_PORT = 20_000
 _SIGNS = ("alert", "emerg", "error", "fatal", "crit")  # in lines that say what is wrong
 _EMPTY = ("error(s) found in configuration", "fatal errors found", "test failed")  # ... and say nothing
 _PR_SET_PDEATHSIG = 1
@@ -165,11 +168,26 @@ class Child:
 
 
 def free_port(host: str = "127.0.0.1") -> tuple[str, int]:
-    """An address on this host that nobody listens on now."""
+    """An address on this host that nobody listens on now, outside the range that the kernel gives to clients: it stays
+    free while a program that died is started again."""
     with socket.socket() as probe:
+        ports = _ports()
+        for _ in range(PORT_TRIES):
+            port = random.choice(ports)
+            with contextlib.suppress(OSError):
+                probe.bind((host, port))
+                return host, port
         probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return host, port
+        return host, int(probe.getsockname()[1])
+
+
+def _ports() -> Sequence[int]:
+    """Those that clients are not given, without the privileged and the well-known ones."""
+    try:
+        low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    except (OSError, ValueError):
+        low, high = 32_768, 60_999
+    return [port for port in range(LOWEST_PORT, 65_536) if not low <= port <= high] or range(LOWEST_PORT, 65_536)
 
 
 def _accepts(address: tuple[str, int]) -> bool:

@@ -1,7 +1,7 @@
 """Engines: what stands between the replay client and the shadow pool, behind one interface.
 
 `Embedded` balances in this process. `Program` has another program (haproxy, nginx) balance, whose own addresses, one
-for each port of production, are its upstreams; it is started and stopped outside of this module.
+for each address of production, are its upstreams; it is started and stopped outside of this module.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from replay.balancer.address import ANY
 from replay.balancer.ejection import Ejection, choose_candidates, is_error
 from replay.balancer.hashing import cookie_value
 from replay.balancer.policy import Ask, make_policy
@@ -233,10 +234,11 @@ class Embedded:
 
 
 class Program:
-    """A balancer program: the request goes to the address that stands for the port production took it on."""
+    """A balancer program: the request goes to the address that stands for the one production took it on."""
 
-    def __init__(self, fronts: Mapping[int, Upstream], default: Upstream) -> None:
-        """`fronts` by production's port; what came in elsewhere goes to `default`."""
+    def __init__(self, fronts: Mapping[str, Upstream], default: Upstream) -> None:
+        """`fronts` by production's address, "192.0.2.1:80", or "*:80" for that port on any other; what came in
+        elsewhere goes to `default`."""
         self._fronts = dict(fronts)
         self._default = default
 
@@ -249,17 +251,18 @@ class Program:
     ) -> Upstream | Dropped:
         upstream = self._default
         if origin is not None and len(self._fronts) > 1:
-            upstream = self._fronts.get(int(origin.server.rpartition(":")[2] or 0), upstream)
+            found = self._fronts.get(origin.server)
+            upstream = found or self._fronts.get(f"{ANY}:{origin.server.rpartition(':')[2]}", upstream)
         upstream.in_flight += 1
         return upstream
 
     def release(self, upstream: Upstream, result: Outcome | Dropped) -> None:
         upstream.in_flight -= 1
 
-    def change(self, fronts: Mapping[int, Upstream], default: Upstream) -> None:
+    def change(self, fronts: Mapping[str, Upstream], default: Upstream) -> None:
         """The program listens elsewhere now. Addresses that it had before stay the upstreams they are."""
         known = {upstream.name: upstream for upstream in self.upstreams}
-        self._fronts = {port: known.get(each.name, each) for port, each in fronts.items()}
+        self._fronts = {address: known.get(each.name, each) for address, each in fronts.items()}
         self._default = known.get(default.name, default)
 
     def states(self) -> dict[str, str]:

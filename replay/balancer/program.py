@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,9 @@ from replay.errors import UpstreamError
 
 HAPROXY, NGINX = "haproxy", "nginx"
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # sbin is not on everybody's PATH
+
+NAMED_MAX = 4096  # paths in a configuration that are looked at
+_PATH = re.compile(r"(?<![\w.])/[\w.+@-]+(?:/[\w.+@-]+)+")
 
 Private = Callable[[], tuple[str, int]]
 Stamp = tuple[int, int, int]  # by which a file that has changed is known
@@ -63,7 +67,7 @@ def make_plan(settings: ProgramSettings, directory: Path, private: Private = fre
         )
     if not settings.allow_production:
         _refuse_production(settings, derived, directory)
-    return Plan(tuple(source), derived, files)
+    return Plan(tuple(source), derived, (*files, *_named(derived.text, directory)))
 
 
 def production_lines(settings: ProgramSettings, directory: Path) -> list[str]:
@@ -144,10 +148,10 @@ class Engine:
         self._child.start(_addresses(plan))
         self.plan = plan
 
-    def restart(self) -> None:
-        """Start it again after it died, with the changed configuration if there is a good one; UpstreamError."""
+    def restart(self) -> bool:
+        """Start it again after it died; True with a changed configuration, if there is a good one. UpstreamError."""
         assert self._child is not None
-        stamps = self._stamps
+        before, stamps = self._written, self._stamps
         if self.changed():
             try:
                 self._prepare()
@@ -156,6 +160,7 @@ class Engine:
         assert self._written is not None
         self._child.start(_addresses(self._written))
         self.plan = self._written
+        return self._written is not before
 
     def alive(self) -> bool:
         """Whether it runs."""
@@ -259,6 +264,13 @@ def _refuse_production(settings: ProgramSettings, derived: Derived, directory: P
                     f"{settings.source}: server {server.name} would be {server.shadow}, which is production's "
                     f"{show(endpoint)}: map it in balancer.servers to a shadow host, or set balancer.allow_production"
                 )
+
+
+def _named(text: str, directory: Path) -> list[Path]:
+    """Files that a derived configuration names, certificates and maps above all: they may be renewed. What it writes
+    itself lies in the run directory."""
+    paths = [Path(name) for name in dict.fromkeys(_PATH.findall(text)) if not name.startswith(f"{directory}/")]
+    return [path for path in paths[:NAMED_MAX] if path.is_file()]
 
 
 def _endpoints(address: str) -> list[Endpoint]:

@@ -265,15 +265,23 @@ def test_a_program_by_the_port_that_production_took_it_on(ca: str) -> None:
     assert name("203.0.113.1:8080") == name(None) == "127.0.0.1:20443", "the first of all is for the rest"
 
 
+def test_two_addresses_with_one_port_are_two_fronts() -> None:
+    first, second = Front(80, "127.0.0.1:1", host="203.0.113.1"), Front(80, "127.0.0.1:2", host="2001:db8::2")
+    engine = PoolOrder(program="haproxy", fronts=(first, second)).engine(ANYWHERE)
+    servers = ("203.0.113.1:80", "[2001:db8::2]:80", "192.0.2.1:80")
+    found = [engine.assign(make_request(), From(server=server)) for server in servers]
+    assert [each.name for each in found if not isinstance(each, Dropped)] == [f"127.0.0.1:{n}" for n in (1, 2, 1)]
+
+
 def test_how_requests_travel_to_a_program(ca: str) -> None:
     fronts, default = program(tls=TlsSettings(server_name="shop.example", ca=ca)).routes()
-    assert (fronts[443], sorted(fronts)) == (default, [80, 443])
-    assert fronts[443].transport.tls is not None and fronts[80].transport.tls is None
+    assert (fronts["*:443"], sorted(fronts)) == (default, ["*:443", "*:80"])
+    assert fronts["*:443"].transport.tls is not None and fronts["*:80"].transport.tls is None
     for upstream in fronts.values():
         transport = upstream.transport
         assert (transport.proxy_protocol, transport.forwarded_for) == (True, False), "production's own file says more"
         assert transport.via_header == b"x-shadowtap-upstream"
-    assert fronts[443].transport.server_name == "shop.example"
+    assert fronts["*:443"].transport.server_name == "shop.example"
 
 
 @pytest.mark.parametrize(

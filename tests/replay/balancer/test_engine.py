@@ -294,13 +294,15 @@ def test_whatever_happens_a_candidate_is_well_or_there_is_a_panic(steps: list[tu
 
 def test_a_program_is_asked_where_production_was() -> None:
     plain, secure, fresh = make_pool(["127.0.0.1:1001", "127.0.0.1:1002", "127.0.0.1:1003"])
-    program = Program({80: plain, 443: secure}, plain)
+    inner, *_ = make_pool(["127.0.0.1:1004"])
+    program = Program({"*:80": plain, "*:443": secure, "203.0.113.2:80": inner}, plain)
+    assert program.assign(REQUEST, From(server="203.0.113.2:80")) is inner
     assert program.assign(REQUEST, From(server="203.0.113.1:443")) is secure
     assert program.assign(REQUEST, From(server="[2001:db8::1]:80")) is plain
     assert program.assign(REQUEST, From(server="203.0.113.1:9")) is plain
     assert program.assign(REQUEST) is plain
-    assert [u.in_flight for u in program.upstreams] == [3, 1]
-    program.change({80: make_pool(["127.0.0.1:1001"])[0]}, fresh)
+    assert [u.in_flight for u in program.upstreams] == [3, 1, 1]
+    program.change({"*:80": make_pool(["127.0.0.1:1001"])[0]}, fresh)
     assert program.upstreams == (fresh, plain)
     program.release(plain, outcome())
     assert plain.in_flight == 2
