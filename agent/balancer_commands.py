@@ -26,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="connect to a TLS address, and say what its certificate is worth",
         description=(
             "Connect to the address, ask for each name, and report protocol, cipher, validity and days to expiry. "
-            "Verification is as the shadow's balancer.tls says, if a configuration is given."
+            "The system's store is trusted, or --ca."
         ),
     )
     certificate.add_argument("address", metavar="HOST:PORT")

@@ -14,7 +14,7 @@ from agent.errors import ConfigError
 from agent.pools import program_of
 from replay.balancer.address import resolve
 from replay.balancer.derive.change import render_changes
-from replay.balancer.program import Plan, ProgramSettings, check_text, make_plan, production_lines
+from replay.balancer.program import Plan, ProgramSettings, check_text, listener_for, make_plan, production_lines
 from replay.balancer.settings import TlsSettings
 from replay.certificate import as_lines, inspect
 from replay.proxy_header import LOCAL
@@ -34,7 +34,10 @@ def print_diff(path: Path, name: str | None, *, whole: bool) -> int:
             print(line)
         problem = check_text(settings, plan, Path(directory))
     print(f"{settings.kind} refuses it: {problem}" if problem else f"{settings.kind} accepts it")
-    return 1 if problem else 0
+    if problem:
+        return 1
+    listener_for(settings, plan.derived)  # traffic has to have somewhere to go
+    return 0
 
 
 def _program(config: Config, name: str | None) -> tuple[str, ProgramSettings]:

@@ -10,6 +10,7 @@ programs; should this process be killed, the kernel ends them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import select
@@ -27,6 +28,7 @@ from typing import Any
 
 import agent
 from agent import messages, privileges
+from agent.priority import lower_priority
 from replay.balancer.program import Engine, ProgramSettings, listener_for
 from replay.errors import UpstreamError
 
@@ -125,8 +127,9 @@ def settings_from_json(data: dict[str, Any]) -> ProgramSettings:
     return ProgramSettings(**{**data, "keep": tuple(data["keep"]), "addresses": tuple(data["addresses"])})
 
 
-def start(programs: Mapping[str, ProgramSettings]) -> Child:
-    """Start the process, which is to be waited for in the end, with programs by shadow; and our end of its channel."""
+def start(programs: Mapping[str, ProgramSettings], user: str = "", nice: int = 0, scheduler: str = "") -> Child:
+    """Start the process, which is to be waited for in the end, with programs by shadow; and our end of its channel.
+    `user` is whom a program runs as that would stay root, `nice` and `scheduler` are as of the workers."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     root = str(Path(agent.__file__).parent.parent)
     with theirs:
@@ -138,7 +141,9 @@ def start(programs: Mapping[str, ProgramSettings]) -> Child:
             env={**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"},
         )
     settings = {name: settings_as_json(each) for name, each in programs.items()}
-    messages.send(ours, {"service": os.getpid(), "programs": settings})
+    with contextlib.suppress(OSError):  # it is gone already: that shows at our end
+        order = {"service": os.getpid(), "programs": settings, "user": user, "nice": nice, "scheduler": scheduler}
+        messages.send(ours, order)
     return process, ours
 
 
@@ -149,6 +154,7 @@ def main() -> None:
     order = messages.receive(channel)
     if order is None:
         return
+    lower_priority(order.get("nice", 0), order.get("scheduler", ""))
     if os.geteuid() == 0:
         held = privileges.effective_capabilities()
         privileges.drop(pwd.getpwuid(0), keep=[each for each in KEPT if held >> each & 1])
@@ -156,7 +162,8 @@ def main() -> None:
     remove_stale()
     directory = Path(tempfile.gettempdir() if os.geteuid() else "/run", f"{DIRECTORY}{order['service']}")
     programs = [
-        Watched(name, Engine(settings_from_json(data), directory / name)) for name, data in order["programs"].items()
+        Watched(name, Engine(settings_from_json(data), directory / name, order.get("user", "")))
+        for name, data in order["programs"].items()
     ]
     try:
         if _start(programs, channel):

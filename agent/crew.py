@@ -154,8 +154,8 @@ class Crew:
         self._tell_all("rules", {"rules": [rule_as_json(rule) for rule in rules]})
 
     def change_pool(self, place: int, pool: PoolOrder) -> None:
-        """Give all workers a shadow's new pool, those that are started later too. UpstreamError when it is too long to be
-        told; then nothing has changed."""
+        """Give all workers a shadow's new pool, those that are started later too. UpstreamError when it is too long to
+        be told; then nothing has changed."""
         shadows = list(self._order.shadows)
         shadows[place] = replace(shadows[place], pool=pool)
         order = replace(self._order, shadows=tuple(shadows))

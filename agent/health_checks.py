@@ -9,7 +9,7 @@ from typing import Any
 from agent.pool_order import PoolOrder
 from replay.balancer.checker import Checker
 from replay.balancer.engine import Embedded
-from replay.balancer.upstream import Upstream
+from replay.balancer.upstream import Transport, Upstream
 from replay.lane import SocketFactory
 
 
@@ -23,8 +23,11 @@ class HealthChecks:
         pool: PoolOrder,
         mark: bytes,
         factory: SocketFactory | None,
+        transport: Transport | None = None,
     ) -> None:
-        check, transport = pool.balancer.health, pool.transport
+        """`transport`: one that was made before."""
+        transport = transport or pool.transport
+        check = pool.balancer.health
         assert check is not None
         context = transport.tls
         self._engine = engine

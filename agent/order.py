@@ -177,4 +177,4 @@ def shadow_order(config: Config, name: str) -> ShadowOrder:
         mark=settings.mark,
         dry_run=shadow.captures_only,
     )
-    return ShadowOrder(name, rule, pool_order(shadow), settings)
+    return ShadowOrder(name, rule, pool_order(shadow, config.seed), settings)

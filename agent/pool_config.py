@@ -128,6 +128,12 @@ class Tls(Model):
     certificate: Directory | None = None
     key: Directory | None = None
 
+    @model_validator(mode="after")
+    def _key_of_something(self) -> Tls:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("tls.key without tls.certificate: name the certificate that it belongs to")
+        return self
+
 
 class Balancer(Model):
     """What stands in front of the pool."""
@@ -180,7 +186,8 @@ class Balancer(Model):
     @classmethod
     def _keep(cls, value: list[str]) -> list[str]:
         if unknown := sorted(set(value) - set(KEPT)):
-            raise ValueError(f"{', '.join(unknown)}: what can be kept is {', '.join(KEPT)}")
+            named = ", ".join(each if each.isprintable() else ascii(each) for each in unknown)
+            raise ValueError(f"{named}: what can be kept is {', '.join(KEPT)}")
         return value
 
     @model_validator(mode="after")

@@ -85,15 +85,15 @@ class PoolOrder:
             return ()
         return make_pool(self.upstreams, Production(() if self.allow_production else production), transport=transport)
 
-    def engine(self, production: tuple[str, ...]) -> Embedded | Program:
-        """The balancer (resolves names: blocks). UpstreamError as above."""
+    def engine(self, production: tuple[str, ...], transport: Transport | None = None) -> Embedded | Program:
+        """The balancer (resolves names: blocks). UpstreamError as above. `transport`: one that was made before."""
+        transport = transport or self.transport
         if not self.program:
-            return Embedded(self.pool(production, self.transport), self.balancer)
-        return Program(*self.routes())
+            return Embedded(self.pool(production, transport), self.balancer)
+        return Program(*self.routes(transport))
 
-    def routes(self) -> tuple[dict[str, Upstream], Upstream]:
+    def routes(self, secured: Transport) -> tuple[dict[str, Upstream], Upstream]:
         """Of a program: the front for each address of production, or for its port on others ("*:80"); the default."""
-        secured = self.transport
         fronts: dict[str, Upstream] = {}
         made: list[Upstream] = []
         for front in self.fronts:
@@ -147,13 +147,14 @@ def specs_from_json(data: list[Any]) -> tuple[UpstreamSpec, ...]:
     return tuple(UpstreamSpec(spec) if isinstance(spec, str) else UpstreamSpec(*spec) for spec in data)
 
 
-def pool_order(shadow: Shadow) -> PoolOrder:
+def pool_order(shadow: Shadow, seed: int = 0) -> PoolOrder:
     """The part of a shadow's configuration that is about its pool."""
     balancer = shadow.balancer
     what, _, name = balancer.hash_by.partition(":")
     check, outlier, tls = balancer.health_check, balancer.outlier, balancer.tls
     settings = BalancerSettings(
         policy=balancer.policy,
+        seed=seed,
         hash_by=HashBy(what, name),
         slow_start_s=balancer.slow_start_s,
         sticky_cookie=balancer.sticky_cookie,

@@ -23,9 +23,11 @@ from agent.errors import LoadError
 from agent.order import Order, production_of
 from agent.pool_order import Front, PoolOrder
 from agent.shadow_config import Shadow
+from replay.balancer.address import is_numeric
 from replay.balancer.program import ProgramSettings
 from replay.balancer.settings import UpstreamSpec
 from replay.errors import UpstreamError
+from replay.tls import make_context
 
 PROGRAMS_START_S = 90.0
 FIRST_LOOK_S = 10.0  # for discovery, before the agent starts without upstreams
@@ -79,6 +81,7 @@ class Pools:
         self._scout_pause_s = SCOUT_AGAIN_MIN_S
         self._balancing: balancing.Child | None = None
         self._news: dict[str, dict[str, Any]] = {}  # what was heard last, by shadow
+        self._known: dict[str, dict[str, str]] = {}  # by shadow, what the names of its upstreams stood for at the start
         self._selector: selectors.BaseSelector | None = None
 
     # Start and end
@@ -92,7 +95,10 @@ class Pools:
         if self._sources:
             self._scout = scout.start(self._sources, self._user)
             self._await_first_look()
-        self.order = self.order.resolved()
+        before, self.order = self.order, self.order.resolved()
+        for old, new in zip(before.shadows, self.order.shadows, strict=True):
+            pairs = zip(old.pool.upstreams, new.pool.upstreams, strict=True)
+            self._known[new.name] = {spec.address: resolved.address for spec, resolved in pairs}
         return self.order
 
     def watch(self, selector: selectors.BaseSelector, tell: TellPool) -> None:
@@ -142,13 +148,18 @@ class Pools:
             self._selector.register(self._scout[1], selectors.EVENT_READ, self)
 
     def change(self, name: str, specs: Iterable[UpstreamSpec]) -> Callable[[], None]:
-        """Give a shadow other upstreams; what takes that back. Names are resolved, which blocks. UpstreamError changes
-        nothing."""
+        """Give a shadow other upstreams; what takes that back. UpstreamError changes nothing. Names are not looked up
+        while the agent runs: that would hold up the service. Those of the start stand for what they stood for then."""
+        known = self._known.get(name, {})
+        specs = tuple(replace(spec, address=known.get(spec.address, spec.address)) for spec in specs)
+        for spec in specs:
+            if not is_numeric(spec.address):
+                raise UpstreamError(f"upstream {spec.address!r}: at run time, give the address in numbers")
         place = self._names.index(name)
         pool = self.order.shadows[place].pool
         if pool.program or pool.changes:
             raise UpstreamError(f"shadow {name}: its upstreams are not listed, so they cannot be changed here")
-        self._set(place, replace(pool, upstreams=tuple(specs)).resolved(self.order.production))
+        self._set(place, replace(pool, upstreams=specs).resolved(self.order.production))
         return lambda: self._set(place, pool)
 
     def status(self, states: dict[str, Any]) -> dict[str, Any]:
@@ -235,7 +246,7 @@ class Pools:
     # Starting the children
 
     def _start_balancing(self) -> None:
-        self._balancing = _, ours = balancing.start(self._programs)
+        self._balancing = _, ours = balancing.start(self._programs, self._user, self.order.nice, self.order.scheduler)
         deadline = time.monotonic() + PROGRAMS_START_S
         for _ in self._programs:
             ours.settimeout(max(0.01, deadline - time.monotonic()))
@@ -276,6 +287,8 @@ def _check_readable(order: Order, user: str) -> None:
     account = privileges.service_user(user)
     for shadow in order.shadows:
         tls = shadow.pool.balancer.tls
+        if tls is not None:
+            make_context(tls)  # files that are missing, or not what they should be, are told here and not by a worker
         for path in (tls.ca, tls.certificate, tls.key) if tls is not None else ():
             if path and not privileges.may_read(account, Path(path)):
                 raise LoadError(

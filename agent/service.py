@@ -305,7 +305,7 @@ class Service:
     def _tell_problem(self, worker: Worker) -> None:
         problem = worker.report.get("problem", "")
         if problem and problem != self._problem:
-            self._say(f"recording: {problem}")
+            self._say(problem)
         self._problem = problem
 
     def _finish(self) -> bool:

@@ -23,6 +23,8 @@ from replay.exchange import Trial
 from replay.lane import SocketFactory
 from replay.recording import Recorder, RecordingSettings
 
+STATES_SHOWN = 100  # of a pool's upstreams
+
 
 def open_recorder(
     directory: Path | None, settings: dict[str, int], run: str, worker: int, shadow: str
@@ -68,10 +70,11 @@ class Shadowing:
         answered = self.mirror.answered
         self._production = production
         self._transport = self.order.pool.transport
-        self.balancer = self.order.pool.engine(production)
+        self.balancer = self.order.pool.engine(production, self._transport)
         self.replayer = Replayer(loop, self.balancer, self.order.replay, answered, factory)
         if isinstance(self.balancer, Embedded) and self.order.pool.balancer.health is not None:
-            self.checks = HealthChecks(loop, self.balancer, self.order.pool, self.replayer.mark, factory)
+            mark = self.replayer.mark
+            self.checks = HealthChecks(loop, self.balancer, self.order.pool, mark, factory, self._transport)
             self.checks.follow()
         self.sender = SpacedSender(loop, self.replayer, answered, now_ns, delay_ns)
         self.mirror.sender = self.sender
@@ -89,7 +92,9 @@ class Shadowing:
                 self.checks.follow()
         elif self.balancer is not None:
             self.told_of_balancer()  # those it has now, before they are others
-            self.balancer.change(*pool.routes())
+            if self._transport.tls is None and any(front.tls for front in pool.fronts):
+                self._transport = pool.transport
+            self.balancer.change(*pool.routes(self._transport))
 
     async def drain(self, limit_s: float) -> None:
         """Send what is held and wait for the last answers."""
@@ -115,8 +120,11 @@ class Shadowing:
         return {"program": self.order.pool.program, "addresses": sorted(self._addresses)}
 
     def _states(self) -> dict[str, dict[str, int]]:
-        """By upstream: 1 for its state, so that workers can be added up."""
-        return {name: {state: 1} for name, state in self.balancer.states().items()} if self.balancer else {}
+        """By upstream: 1 for its state, so that workers can be added up. Of a large pool those that are not well come
+        first, and the rest is left out: a report has to fit one message."""
+        states = self.balancer.states() if self.balancer else {}
+        shown = sorted(states.items(), key=lambda item: item[1] == "well")[:STATES_SHOWN]
+        return {name: {state: 1} for name, state in shown}
 
     def _record(self, trial: Trial) -> None:
         assert self.recorder is not None and trial.fate is not None

@@ -29,6 +29,7 @@ from agent.shadowing import Shadowing, open_recorder
 from agent.spacing import SLACK_NS
 from agent.stream.events import Event
 from agent.stream.flows import Flows
+from replay.errors import UpstreamError
 
 TICK_S = 1.0
 LOST = ("ring_full", "over_budget", "unreadable", "cut", "lease_lapses")  # what the account cannot have seen
@@ -51,6 +52,7 @@ class Worker:
         self._geo = GeoDatabase(order.geo_database) if order.geo_database else None
         self._shadows = self._make_shadows(run)
         self._pace = Pace(order.poll_s, REPLAY if order.replays else CAPTURE)
+        self._problem = ""
         self._kernel: dict[str, Any] = {}  # the tap's counters, told by the service (to worker 0 only)
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -139,7 +141,11 @@ class Worker:
         for place, rule in enumerate(message.get("rules", ())):
             self._shadows[place].change(rule_from_json(rule))
         if "pool" in message:
-            self._shadows[message["place"]].change_pool(PoolOrder.from_json(message["pool"]))
+            try:
+                self._shadows[message["place"]].change_pool(PoolOrder.from_json(message["pool"]))
+                self._problem = ""
+            except UpstreamError as error:
+                self._problem = f"the pool stays as it was: {error}"
         if "stop" in message:
             self._loop.remove_reader(self._channel)
             self._stopping.set()
@@ -170,7 +176,7 @@ class Worker:
             "unmarked_sockets": self._sockets.unmarked if self._sockets else 0,
             "memory_bytes": resident_bytes(os.getpid()),
             "cpu_s": time.process_time(),
-            "problem": next(filter(None, problems), ""),
+            "problem": self._problem or next((f"recording: {problem}" for problem in problems if problem), ""),
         }
         try:
             self._channel.setblocking(final)  # the last one must arrive, the others may be left out

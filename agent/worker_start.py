@@ -7,13 +7,11 @@ It gives up every privilege before it looks at the first byte of anybody's traff
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -22,9 +20,8 @@ from agent import messages, privileges
 from agent.capture.ring import Ring
 from agent.keeper import MarkedSockets
 from agent.order import Order
+from agent.priority import lower_priority
 from replay.lean import lean_arrow
-
-_SCHEDULERS = {"batch": os.SCHED_BATCH, "idle": os.SCHED_IDLE}
 
 
 def main() -> None:
@@ -48,19 +45,6 @@ def main() -> None:
     sockets = MarkedSockets(socket.socket(fileno=keeper_fd)) if keeper_fd >= 0 else None
     lean_arrow()
     uvloop.run(_work(order, message["worker"], message["run"], channel, ring, sockets))
-
-
-def lower_priority(nice: int, scheduler: str) -> None:
-    """Production wins the CPU.
-
-    Where the kernel groups processes by session (autogroup, usual outside of systemd's services), a nice value counts
-    only within its session, and ours is our own: there the group has to be nice.
-    """
-    os.setpriority(os.PRIO_PROCESS, 0, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))  # raising it needs privilege
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(nice))
-    if scheduler in _SCHEDULERS:
-        os.sched_setscheduler(0, _SCHEDULERS[scheduler], os.sched_param(0))
 
 
 async def _work(

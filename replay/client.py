@@ -23,6 +23,7 @@ from replay.job import SAFE_METHODS, Job
 from replay.lane import Lane, SocketFactory
 from replay.settings import ReplayCounters, ReplaySettings
 from replay.sockets import new_socket
+from replay.tls import NO_NAME
 
 __all__ = ["SWEEP_S", "Done", "ReplayCounters", "ReplaySettings", "Replayer"]
 
@@ -232,6 +233,6 @@ def _may_retry(request: Request, result: Outcome | Dropped) -> bool:
     """Whether nothing was answered, and asking again cannot do a thing twice."""
     if isinstance(result, Dropped):
         return result is Dropped.BACKOFF
-    if result.answer not in RETRIED or result.t_first_ns:
+    if result.answer not in RETRIED or result.t_first_ns or NO_NAME in result.detail:
         return False
     return not result.t_sent_ns or request.method in SAFE_METHODS

@@ -133,9 +133,7 @@ class Connection:
         self._loop.remove_writer(self.fd)
         self._owner.connected()
         transport = self._owner.upstream.transport
-        header = b""
-        if transport.proxy_protocol:
-            header = proxy_v2(*parties(job.origin))
+        header = proxy_v2(*parties(job.origin)) if transport.proxy_protocol else b""
         if transport.tls is None:
             self.send(job, header)
             return
@@ -146,20 +144,17 @@ class Connection:
         else:
             self._write(job, header + tls.begin())
 
-    def _connect_failed(self, code: int, answer: Answer = Answer.CONNECT, detail: str = "") -> None:
+    def _connect_failed(self, code: int, answer: Answer = Answer.CONNECT) -> None:
         job = self.job
         if job is None:
             return
-        full_backlog = code == errno.EAGAIN and self._owner.upstream.family == socket.AF_UNIX
-        blame_us = code in LOCAL_ERRORS and not full_backlog
-        outcome = None if blame_us else self._outcome(job, answer, detail or os.strerror(code).lower())
+        full = code == errno.EAGAIN and self._owner.upstream.family == socket.AF_UNIX  # its backlog
+        outcome = None if code in LOCAL_ERRORS and not full else self._outcome(job, answer, os.strerror(code).lower())
         self.close()
         self._owner.connect_failed(self, job, outcome)
 
-    def _secure(self, job: Job, data: bytes) -> bytes:
+    def _secure(self, tls: TlsStream, job: Job, data: bytes) -> bytes:
         """Take ciphertext; what it says, which is nothing during the handshake and after a failure."""
-        tls = self._tls
-        assert tls is not None
         plain = tls.receive(data)
         if answer := tls.pending():
             self._write(job, answer)
@@ -255,7 +250,7 @@ class Connection:
                 self._hub.counters.clock_fallbacks += 1
             full = len(data) == size
             if self._tls is not None:
-                data = self._secure(job, data)
+                data = self._secure(self._tls, job, data)
                 if self.job is not job:
                     return
                 if self._tls.closed:
@@ -325,8 +320,6 @@ class Connection:
             self.since_s = self._hub.now_s
         self._owner.ended(self, job, outcome)
 
-    # Ends
-
     def _at_end(self, reason: str, stray_bytes: int = 0) -> None:
         """The upstream closed in order ("") or with an error, or sent what no request asked for."""
         job = self.job
@@ -339,11 +332,8 @@ class Connection:
                 unsaid = " without a TLS close_notify" if cut and self._reader.started else ""
                 self._lost(job, reason or f"closed by the upstream{unsaid}")
         elif self.state is State.IDLE:
-            counters = self._hub.counters
-            if stray_bytes:
-                counters.excess += 1
-            else:
-                counters.idle_closed += 1
+            self._hub.counters.excess += bool(stray_bytes)
+            self._hub.counters.idle_closed += not stray_bytes
             self.close()
             self._owner.went_away(self)
 

@@ -75,9 +75,13 @@ class Lane:
 
     def take(self, job: Job) -> bool:
         """Send the job, or let it wait; False when the queue is full."""
-        idle = self._idle.get(self._key(job) if self._keyed else None)
+        key = self._key(job) if self._keyed else None
+        idle = self._idle.get(key)
         if idle:
-            idle.pop().send(job)
+            connection = idle.pop()
+            if not idle and key is not None:
+                del self._idle[key]  # or every client that ever came would leave one
+            connection.send(job)
         elif len(self._connections) < self._front.settings.max_connections or self._evict():
             self._open(job)
         else:

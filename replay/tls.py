@@ -33,6 +33,10 @@ _PREFIX = re.compile(r"^\[[^\]]*\] *")
 _SUFFIX = re.compile(r" *\(_ssl\.c:\d+\)$")
 
 
+NO_NAME = "is not a server name"  # ends the reason when a request's host cannot be asked for
+NAME_LIMIT = 253  # characters; longer than any host name (RFC 1035 section 2.3.4)
+
+
 class TlsInfo(NamedTuple):
     """What was agreed on. Without verification OpenSSL does not take the certificate apart: no date, no subject."""
 
@@ -127,9 +131,11 @@ class TlsStream:
         self.info: TlsInfo | None = None  # None until ready
         name = server_name.removeprefix("[").removesuffix("]").removesuffix(".")
         try:
+            if len(name) > NAME_LIMIT:
+                raise ValueError  # before it is encoded, which takes long for long ones
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name or None)
         except (ValueError, TypeError, ssl.SSLError):  # a Host header may say anything
-            self.failed = clean(f"{server_name[:80]!r} is not a server name")
+            self.failed = clean(f"{server_name[:80]!r} {NO_NAME}")
 
     def begin(self) -> bytes:
         """The ciphertext to send first; b"" when the server name made it fail already."""

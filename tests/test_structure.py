@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("agent", "replay", "vagrant")
 LAYOUT = {
     "agent": ("capture", "stream", "http", "select", "monitor", "control", "discovery"),
-    "replay": ("balancer", "compare", "derive"),
+    "replay": ("balancer", "compare", "derive", "judge"),
 }
 FORBIDDEN = {
     "replay": ("agent", "bpf", "vagrant", "tests"),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from agent.control.client import ask
 from replay.errors import ShadowtapError
+
+_WEIGHT = re.compile(r"[0-9]{1,3}|1000")
 
 
 class PoolError(ShadowtapError):
@@ -30,18 +34,19 @@ def changed(upstreams: list[Any], arguments: argparse.Namespace) -> list[Any] | 
     if not (arguments.add or arguments.drain or arguments.remove):
         return None
     pool = {_address(each): each for each in upstreams}
+    added = [_to_add(text) for text in arguments.add]
     for address in arguments.remove + arguments.drain:
         if address not in pool:
             raise PoolError(f"{address} is not in the pool: there is {', '.join(pool) or 'none'}")
+    asked = Counter([*arguments.remove, *arguments.drain, *(address for address, _ in added)])
+    if twice := [address for address, count in asked.items() if count > 1]:
+        raise PoolError(f"{twice[0]} is given more than once: add, drain or remove it")
     for address in arguments.remove:
         del pool[address]
     for address in arguments.drain:
         pool[address] = _weighted(pool[address], 0)
-    for text in arguments.add:
-        address, equals, weight = text.partition("=")
-        if equals and not weight.isdecimal():
-            raise PoolError(f"--add {text}: give ADDRESS or ADDRESS=WEIGHT, the weight from 0 to 1000")
-        pool[address] = _weighted(pool.get(address, address), int(weight) if equals else 1)
+    for address, weight in added:
+        pool[address] = _weighted(pool.get(address, address), weight)
     return list(pool.values())
 
 
@@ -63,6 +68,14 @@ def show_pool(path: Path, name: str, arguments: argparse.Namespace) -> str:
         ask(path, "PATCH", f"/v1/shadows/{name}", {"upstreams": upstreams})
     status = ask(path, "GET", "/v1/status")
     return "\n".join(lines(name, status["pools"].get(name, {}), status["pools"].get(name, {}).get("states", {})))
+
+
+def _to_add(text: str) -> tuple[str, int]:
+    """Address and weight of ADDRESS or ADDRESS=WEIGHT."""
+    address, equals, weight = text.partition("=")
+    if not address or (equals and not _WEIGHT.fullmatch(weight)):
+        raise PoolError(f"--add {text[:100]}: give ADDRESS or ADDRESS=WEIGHT, the weight from 0 to 1000")
+    return address, int(weight) if equals else 1
 
 
 def _address(upstream: Any) -> str:

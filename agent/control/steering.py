@@ -130,9 +130,9 @@ class Steering:
         order = Order.of(config)
         undo: list[Callable[[], None]] = []
         with self._kept():
+            selection = selection_of(order, self._geo)
             try:
                 self._change_pools(config, undo)
-                selection = selection_of(order, self._geo)
                 # What goes off goes off first, and what comes on comes on when everybody knows the new rules.
                 self._tables.enabled &= _mask(config.shadows.values())
                 self._tell([shadow.rule for shadow in order.shadows])

@@ -10,7 +10,6 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from replay.errors import UpstreamError
@@ -133,6 +132,17 @@ def is_local(address: IPAddress) -> bool:
         return False
 
 
+def is_numeric(text: str) -> bool:
+    """Whether an address needs no name server: numbers, or a Unix socket. UpstreamError if it is no address at all."""
+    if text.startswith(UNIX):
+        return True
+    try:
+        ipaddress.ip_address(parse_host_port(text).host)
+    except ValueError:
+        return False
+    return True
+
+
 def show(endpoint: Endpoint) -> str:
     """ "192.0.2.1:80", "[2001:db8::1]:80" or "unix:/path"."""
     host = endpoint.address
@@ -151,7 +161,7 @@ def _unix_path(text: str) -> str:
 
 
 def _real(path: str) -> str:
-    return str(Path(path).resolve())
+    return os.path.realpath(path)  # unlike Path.resolve, it minds no loop of links
 
 
 def _check_ipv6(text: str, host: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import pwd
 import random
 import signal
 import socket
@@ -65,7 +66,15 @@ def words(output: str) -> str:
 class Child:
     """One program. Its output goes to a file in the run directory."""
 
-    def __init__(self, argv: Sequence[str], reload_signal: signal.Signals, output: Path) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        reload_signal: signal.Signals,
+        output: Path,
+        account: pwd.struct_passwd | None = None,
+    ) -> None:
+        """`account` is whom it runs as, if not as we do."""
+        self._account = account
         self._argv = list(argv)
         self._reload_signal = reload_signal
         self._output = output
@@ -90,6 +99,8 @@ class Child:
             raise
 
     def _begin(self) -> subprocess.Popen[bytes]:
+        self._output.touch(0o600)
+        account = self._account
         with self._output.open("ab") as output:
             return subprocess.Popen(
                 self._argv,
@@ -99,6 +110,9 @@ class Child:
                 cwd=DIRECTORY,
                 start_new_session=True,  # a terminal's Ctrl-C is for the service alone
                 preexec_fn=_end_with_parent,
+                user=account.pw_uid if account else None,
+                group=account.pw_gid if account else None,
+                extra_groups=[] if account else None,
             )
 
     def wait_ready(self, addresses: Sequence[tuple[str, int]]) -> None:
@@ -199,5 +213,7 @@ def _accepts(address: tuple[str, int]) -> bool:
 
 
 def _end_with_parent() -> None:
-    """Between fork and exec."""
+    """Between fork and exec. A session of its own is an autogroup of its own, which has to be nice by itself."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(max(0, os.getpriority(os.PRIO_PROCESS, 0))))
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

@@ -113,9 +113,15 @@ class Ejection:
         self.counts.ejections += 1
 
 
+_NAMES = ("is not a server name", "Hostname mismatch", "IP address mismatch")  # what a request's own Host brings about
+
+
 def is_error(settings: OutlierSettings, result: Outcome | Dropped) -> bool | None:
-    """Whether this end of a request speaks against its upstream. None: it says nothing, for it was never sent."""
+    """Whether this end of a request speaks against its upstream. None: it says nothing, for it was never
+    sent, or asked TLS for a name that its client made up."""
     if isinstance(result, Dropped):
+        return None
+    if result.answer is Answer.TLS and any(sign in result.detail for sign in _NAMES):
         return None
     if result.answer is not Answer.OK:
         return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Protocol
 
 from replay.balancer.address import ANY
@@ -20,6 +21,7 @@ from replay.balancer.upstream import Upstream
 from replay.exchange import Answer, Dropped, Origin, Outcome, Request
 
 SLOW_START_MIN = 0.1  # part of its weight that an upstream has at the beginning of a slow start
+STICKY_KEY_BYTES = 16
 WARM_STEP_S = 0.1  # how often weights are looked at in a slow start
 
 
@@ -67,6 +69,7 @@ class Embedded:
         self._error_statuses = frozenset(status for low, high in ranges for status in range(low, high + 1))
         self._sticky_cookie = settings.sticky_cookie.encode("latin-1")
         self._stuck: OrderedDict[bytes, Upstream] = OrderedDict()
+        self._named: dict[bytes, Upstream] = {}  # by the digest of the sticky cookie's value that means it
         self._upstreams: tuple[Upstream, ...] = ()
         self._members: tuple[Upstream, ...] = ()  # those that take something new, well or not
         self._calm = True  # all members are well, with their full weight
@@ -85,15 +88,25 @@ class Embedded:
         candidates: Sequence[Upstream] = self._members if self._calm else self._well()
         if not candidates:
             return Dropped.NO_UPSTREAM
-        choose = self._stick if self._sticky_cookie else self._pick
-        upstream = choose(request, origin, candidates)
+        ask = Ask(request, client_of(origin) if self._by_client else "", self._turn)
+        key = self._sticky_key(request) if self._sticky_cookie else None
+        upstream = self._stuck_to(key, candidates) if key else None
+        chosen = upstream is None
+        if upstream is None:
+            upstream = self._policy.pick(candidates, ask)
+            if key:
+                self._stick(key, upstream)
         limit = self._settings.max_requests
         if upstream is avoid or (limit and upstream.in_flight >= limit):
             # A policy that hashes makes a table for each set of candidates it sees, so it sees the usual one first.
             free = [each for each in candidates if not limit or each.in_flight < limit]
             if not free:
                 return Dropped.LIMIT
-            upstream = self._pick(request, origin, [each for each in free if each is not avoid] or free)
+            candidates = [each for each in free if each is not avoid] or free
+            upstream, chosen = self._policy.pick(candidates, ask), True
+        if chosen:
+            self._turn += 1
+            self._policy.picked(candidates, upstream)
         upstream.in_flight += 1
         return upstream
 
@@ -133,8 +146,7 @@ class Embedded:
             known.weight, known.cookie, known.draining = fresh.weight, fresh.cookie, fresh.draining
             known.effective_weight = float(known.weight)
             now.append(known)
-        for gone in before.values():
-            self._forget(gone)
+        self._forget(before.values())
         self._upstreams = tuple(now)
         self._look()
 
@@ -152,28 +164,25 @@ class Embedded:
 
     # Choosing
 
-    def _pick(self, request: Request, origin: Origin | None, candidates: Sequence[Upstream]) -> Upstream:
-        ask = Ask(request, client_of(origin) if self._by_client else "", self._turn)
-        self._turn += 1
-        upstream = self._policy.pick(candidates, ask)
-        self._policy.picked(candidates, upstream)
+    def _sticky_key(self, request: Request) -> bytes | None:
+        """A digest of the cookie's value: clients choose how long the value is."""
+        value = cookie_value(request.head, self._sticky_cookie)
+        return blake2b(value, digest_size=STICKY_KEY_BYTES).digest() if value else None
+
+    def _stuck_to(self, key: bytes, candidates: Sequence[Upstream]) -> Upstream | None:
+        """The upstream that the cookie names, or that its value had last, if it takes requests now."""
+        upstream = self._named.get(key) or self._stuck.get(key)
+        if upstream is None or upstream not in candidates:
+            return None
+        if key in self._stuck:
+            self._stuck.move_to_end(key)
         return upstream
 
-    def _stick(self, request: Request, origin: Origin | None, candidates: Sequence[Upstream]) -> Upstream:
-        """The upstream that the cookie names, or that its value had last; else a new choice, which is remembered."""
-        value = cookie_value(request.head, self._sticky_cookie)
-        if not value:
-            return self._pick(request, origin, candidates)
-        named = value.decode("latin-1")
-        upstream = next((each for each in self._members if each.cookie == named), None) or self._stuck.get(value)
-        if upstream is None or upstream not in candidates:
-            upstream = self._pick(request, origin, candidates)
-            self._stuck[value] = upstream
-            if len(self._stuck) > self._settings.sticky_entries:
-                self._stuck.popitem(last=False)
-        elif value in self._stuck:
-            self._stuck.move_to_end(value)
-        return upstream
+    def _stick(self, key: bytes, upstream: Upstream) -> None:
+        self._stuck[key] = upstream
+        self._stuck.move_to_end(key)
+        if len(self._stuck) > self._settings.sticky_entries:
+            self._stuck.popitem(last=False)
 
     def _well(self) -> Sequence[Upstream]:
         """The candidates when something may be wrong; finds out as well whether that is over."""
@@ -221,16 +230,24 @@ class Embedded:
 
     def _look(self) -> None:
         self._members = tuple(upstream for upstream in self._upstreams if upstream.weight and not upstream.draining)
+        self._named = {
+            blake2b(each.cookie.encode("latin-1", "replace"), digest_size=STICKY_KEY_BYTES).digest(): each
+            for each in self._members
+            if each.cookie
+        }
         self._calm = False  # until `_well` has looked
 
-    def _forget(self, gone: Upstream) -> None:
-        gone.draining = True
-        self._warm_from_s.pop(gone, None)
-        self._suspects.discard(gone)
-        if self._ejection is not None:
-            self._ejection.forget(gone)
-        for value in [value for value, upstream in self._stuck.items() if upstream is gone]:
-            del self._stuck[value]
+    def _forget(self, gone: Iterable[Upstream]) -> None:
+        left = set(gone)
+        for upstream in left:
+            upstream.draining = True
+            self._warm_from_s.pop(upstream, None)
+            self._suspects.discard(upstream)
+            if self._ejection is not None:
+                self._ejection.forget(upstream)
+        if left:
+            stays = ((key, upstream) for key, upstream in self._stuck.items() if upstream not in left)
+            self._stuck = OrderedDict(stays)
 
 
 class Program:
@@ -261,9 +278,11 @@ class Program:
 
     def change(self, fronts: Mapping[str, Upstream], default: Upstream) -> None:
         """The program listens elsewhere now. Addresses that it had before stay the upstreams they are."""
-        known = {upstream.name: upstream for upstream in self.upstreams}
-        self._fronts = {address: known.get(each.name, each) for address, each in fronts.items()}
-        self._default = known.get(default.name, default)
+        known = {(upstream.name, upstream.transport.tls is None): upstream for upstream in self.upstreams}
+        self._fronts = {
+            address: known.get((each.name, each.transport.tls is None), each) for address, each in fronts.items()
+        }
+        self._default = known.get((default.name, default.transport.tls is None), default)
 
     def states(self) -> dict[str, str]:
         """As of `Embedded`."""

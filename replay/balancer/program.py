@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -28,6 +29,8 @@ HAPROXY, NGINX = "haproxy", "nginx"
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # sbin is not on everybody's PATH
 
 NAMED_MAX = 4096  # paths in a configuration that are looked at
+_LOG = re.compile(r"\s*\w*log\s")  # log, access_log, error_log, slow_log
+_USER = re.compile(r"^\s*(?:user|uid)\s+\S+\s*(?:#.*)?$", re.MULTILINE)  # in a userlist, a password follows the name
 _PATH = re.compile(r"(?<![\w.])/[\w.+@-]+(?:/[\w.+@-]+)+")
 
 Private = Callable[[], tuple[str, int]]
@@ -123,8 +126,10 @@ def binary_of(settings: ProgramSettings) -> str:
 class Engine:
     """Runs one program and follows its configuration. Not for more than one thread."""
 
-    def __init__(self, settings: ProgramSettings, directory: Path) -> None:
+    def __init__(self, settings: ProgramSettings, directory: Path, account: str = "") -> None:
+        """`account` is whom HAProxy runs as where root starts it and its file names no user: workers parse traffic."""
         self.settings = settings
+        self._account = pwd.getpwnam(account) if account and os.geteuid() == 0 else None
         self.reloads = 0
         self._directory = directory
         self._path = directory / f"{settings.kind}.conf"
@@ -142,9 +147,11 @@ class Engine:
     def start(self) -> None:
         """Derive, check, run. UpstreamError when any of that fails, with the program's own words."""
         self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._directory.chmod(0o711)  # workers reach what is theirs in it; the rest may hold production's secrets
         plan = self._prepare()
         reload_signal = signal.SIGUSR2 if self.settings.kind == HAPROXY else signal.SIGHUP
-        self._child = Child(argv_to_run(self.settings, self._path), reload_signal, self._directory / "output.log")
+        argv, output = argv_to_run(self.settings, self._path), self._directory / "output.log"
+        self._child = Child(argv, reload_signal, output, self._account_for(plan))
         self._child.start(_addresses(plan))
         self.plan = plan
 
@@ -198,8 +205,10 @@ class Engine:
         self._stamps = {path: stamps.get(path) or _stamp(path) for path in plan.files}
         fresh = self._path.with_suffix(".new")
         try:
+            fresh.touch(0o600)
             fresh.write_text(plan.derived.text, newline="")
-            fresh.chmod(0o644)
+            if (account := self._account_for(plan)) is not None:
+                os.chown(fresh, account.pw_uid, account.pw_gid)
         except OSError as error:
             raise UpstreamError(f"{fresh}: {(error.strerror or str(error)).lower()}: make room there") from None
         if problem := check(argv_for_check(self.settings, fresh)):
@@ -209,6 +218,10 @@ class Engine:
         self._ports = {each.production: (each.private_host, each.private_port) for each in plan.derived.listeners}
         self._written = plan
         return plan
+
+    def _account_for(self, plan: Plan) -> pwd.struct_passwd | None:
+        """Whom to run it as from the start; None where it gives root up by itself, or has none."""
+        return self._account if self.settings.kind == HAPROXY and not _USER.search(plan.derived.text) else None
 
     def _plan(self) -> Plan:
         """Listeners that there were before keep their private addresses: requests go there all the time."""
@@ -258,7 +271,13 @@ def _refuse_production(settings: ProgramSettings, derived: Derived, directory: P
     addresses = {show(endpoint) for server in known for endpoint in _endpoints(server.production)}
     production = Production((*settings.addresses, *addresses))
     for server in derived.servers:
-        for endpoint in _endpoints(server.shadow):
+        found = _endpoints(server.shadow)
+        if not found:
+            raise UpstreamError(
+                f"{settings.source}: server {server.name} would be {server.shadow}, which does not resolve: "
+                "nobody can say that it is not production's: give an address, or set balancer.allow_production"
+            )
+        for endpoint in found:
             if production.has(endpoint):
                 raise UpstreamError(
                     f"{settings.source}: server {server.name} would be {server.shadow}, which is production's "
@@ -267,14 +286,17 @@ def _refuse_production(settings: ProgramSettings, derived: Derived, directory: P
 
 
 def _named(text: str, directory: Path) -> list[Path]:
-    """Files that a derived configuration names, certificates and maps above all: they may be renewed. What it writes
-    itself lies in the run directory."""
-    paths = [Path(name) for name in dict.fromkeys(_PATH.findall(text)) if not name.startswith(f"{directory}/")]
+    """Files that a derived configuration reads, certificates and maps above all: they may be renewed. Logs are written,
+    and what it writes itself lies in the run directory."""
+    lines = (line.partition("#")[0] for line in text.splitlines())
+    reading = [line for line in lines if not _LOG.match(line)]
+    found = dict.fromkeys(name for line in reading for name in _PATH.findall(line))
+    paths = [Path(name) for name in found if not name.startswith(f"{directory}/")]
     return [path for path in paths[:NAMED_MAX] if path.is_file()]
 
 
 def _endpoints(address: str) -> list[Endpoint]:
-    """What an address stands for; nothing when it does not resolve: then nobody is reached by it either."""
+    """What an address stands for; nothing when it does not resolve."""
     try:
         return resolve(address)
     except UpstreamError:

@@ -136,7 +136,7 @@ def make_pool(
     """
     production = production or Production()
     pool: list[Upstream] = []
-    seen: dict[Any, str] = {}
+    seen: dict[str, str] = {}
     for each in specs:
         spec = UpstreamSpec(each) if isinstance(each, str) else each
         text = spec.address
@@ -145,10 +145,11 @@ def make_pool(
             if production.has(endpoint):
                 raise UpstreamError(f"upstream {text!r} is the production address {show(endpoint)}: choose another")
         first = endpoints[0]
-        if first.sockaddr in seen:
-            raise UpstreamError(f"upstream {text!r} is listed twice in the pool (also as {seen[first.sockaddr]!r})")
-        seen[first.sockaddr] = text
-        pool.append(Upstream(show(first), first, len(pool), spec, transport))
+        name = show(first)
+        if name in seen:
+            raise UpstreamError(f"upstream {text!r} is listed twice in the pool (also as {seen[name]!r})")
+        seen[name] = text
+        pool.append(Upstream(name, first, len(pool), spec, transport))
     if not pool:
         raise UpstreamError("the shadow pool has no upstream: list at least one host:port")
     return tuple(pool)

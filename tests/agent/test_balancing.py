@@ -247,7 +247,8 @@ class Process:
                 start_new_session=True,
             )
         order = {name: settings_as_json(each) for name, each in programs.items()}
-        messages.send(self.channel, {"service": os.getpid(), "programs": order})
+        said = {"service": os.getpid(), "programs": order, "user": "", "nice": 0, "scheduler": "normal"}
+        messages.send(self.channel, said)
         self.channel.settimeout(LIMIT_S)
 
     def heard(self) -> dict[str, Any]:

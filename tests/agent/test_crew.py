@@ -23,6 +23,7 @@ from agent.select.choice import Rule, rule_from_json
 from agent.select.language import parse
 from agent.select.sampling import By, Window
 from replay.balancer.settings import UpstreamSpec
+from replay.errors import UpstreamError
 
 ORDER, MARK, RING_BYTES = Order(ports=(80,)), 7, 4096
 WORKER = """
@@ -280,6 +281,59 @@ def test_new_rules_reach_a_worker_that_is_behind() -> None:
             break
     messages_left = iter(lambda: messages.receive(theirs), None)
     assert next(m for m in messages_left if "rules" in m)["rules"][0]["enabled"] is False
+
+
+def test_pools_reach_every_worker_and_those_that_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = WORKER.replace("def report(", "told = order['order']['shadows']\ndef report(", 1)
+    script = script.replace('"flows": flows}', '"flows": flows, "told": json.dumps(told)}', 1)
+    script = script.replace("    what = json.loads(message)\n", "    what = json.loads(message)\n    told = what\n", 1)
+    monkeypatch.setattr(module, "_start", starting(worker_start=script))
+    crew = started(made_of([0, 0], replace(ORDER, shadows=(ShadowOrder("one"), ShadowOrder("other")))))
+    pool = PoolOrder((UpstreamSpec("198.51.100.1:80", 3, "c"),))
+    crew.change_pool(1, pool)
+    for worker in crew.workers:
+        hear(worker, lambda worker=worker: '"place"' in worker.report["told"])
+        told = json.loads(worker.report["told"])
+        assert (told["place"], PoolOrder.from_json(told["pool"])) == (1, pool)
+    dead = crew.workers[0]
+    dead.tell({"die": True})
+    hear(dead, lambda: not dead.listen())
+    fresh = crew.replace(dead)
+    hear(fresh, lambda: fresh.report)
+    orders = [ShadowOrder.from_json(shadow) for shadow in json.loads(fresh.report["told"])]
+    assert [order.pool for order in orders] == [PoolOrder(), pool]
+    crew.end()
+
+
+def test_only_the_last_of_a_pools_changes_is_told_to_one_that_is_behind() -> None:
+    crew = idle_crew()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    worker = Worker(0, cast(Any, None), ours)
+    crew.workers = [worker]
+    while worker.tell({"filler": "x" * 1000}):
+        pass
+    for number in range(1, 4):
+        crew.change_pool(0, PoolOrder((UpstreamSpec(f"198.51.100.{number}:80"),)))
+    while "filler" in (messages.receive(theirs) or {}):
+        crew.tell_again()
+        if not worker.untold:
+            break
+    ours.close()
+    pools = [message["pool"] for message in iter(lambda: messages.receive(theirs), None) if "pool" in message]
+    assert [PoolOrder.from_json(pool).upstreams for pool in pools] == [(UpstreamSpec("198.51.100.3:80"),)]
+
+
+def test_a_pool_that_is_too_long_to_be_told_changes_nothing() -> None:
+    """A worker that is replaced later has to be told everything at once."""
+    crew = Crew(
+        replace(ORDER, shadows=(ShadowOrder("one"), ShadowOrder("other"))), MARK, "run", [], RING_BYTES, "nobody"
+    )
+    half = PoolOrder(tuple(UpstreamSpec(f"[2001:db8::{n:x}]:80", 2, "c" * 40) for n in range(1024)))
+    crew.change_pool(0, half)
+    with pytest.raises(UpstreamError, match="the lists of upstreams are too long together: name fewer"):
+        crew.change_pool(1, half)
+    assert [shadow.pool for shadow in crew._order.shadows] == [half, PoolOrder()]
 
 
 def test_rules_that_are_too_long_to_be_told_change_nothing() -> None:

@@ -24,7 +24,7 @@ from replay.balancer.settings import (
     TlsSettings,
     UpstreamSpec,
 )
-from replay.balancer.upstream import PLAIN, Transport
+from replay.balancer.upstream import PLAIN, Transport, Upstream
 from replay.errors import UpstreamError
 from replay.exchange import Dropped
 from replay.via import Via
@@ -273,8 +273,12 @@ def test_two_addresses_with_one_port_are_two_fronts() -> None:
     assert [each.name for each in found if not isinstance(each, Dropped)] == [f"127.0.0.1:{n}" for n in (1, 2, 1)]
 
 
+def routed(order: PoolOrder) -> tuple[dict[str, Upstream], Upstream]:
+    return order.routes(order.transport)
+
+
 def test_how_requests_travel_to_a_program(ca: str) -> None:
-    fronts, default = program(tls=TlsSettings(server_name="shop.example", ca=ca)).routes()
+    fronts, default = routed(program(tls=TlsSettings(server_name="shop.example", ca=ca)))
     assert (fronts["*:443"], sorted(fronts)) == (default, ["*:443", "*:80"])
     assert fronts["*:443"].transport.tls is not None and fronts["*:80"].transport.tls is None
     for upstream in fronts.values():

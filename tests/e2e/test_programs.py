@@ -40,13 +40,13 @@ def test_the_program_dies_and_comes_back(lab: Lab) -> None:
     with running(lab, settings(lab)) as agent:
         lab.get("/")
         agent.await_seen(1)
-        (pid,) = balancers(lab)
+        (pid,) = balancers(agent)
         lab.run_in("lb", ["kill", "-9", str(pid)])
         until(lambda: "haproxy died" in "".join(agent.errors), what="its death is told")
-        until(lambda: balancers(lab) not in ([], [pid]), what="it is started again")
-        until(lambda: works(lab, agent), what="requests go through")
+        until(lambda: balancers(agent) not in ([], [pid]), what="it is started again")
+        until(lambda: works(lab, agent), what=f"requests go through; it said {agent.errors}")
         agent.stop()
-    assert balancers(lab) == []
+    assert balancers(agent) == []
 
 
 def works(lab: Lab, agent: Agent) -> bool:
@@ -55,9 +55,10 @@ def works(lab: Lab, agent: Agent) -> bool:
     return lab.shadow_requests() > before
 
 
-def balancers(lab: Lab) -> list[int]:
-    """Process ids of the masters of shadow balancers in the lab's balancer namespace."""
-    listed = lab.run_in("lb", ["pgrep", "-f", "haproxy -W -db -f /run/shadowtap-balancer"], check=False).stdout
+def balancers(agent: Agent) -> list[int]:
+    """Process ids of the masters of an agent's shadow balancers; other agents may run beside."""
+    run_directory = f"/run/shadowtap-balancer-{agent.process.pid}/"
+    listed = agent.lab.run_in("lb", ["pgrep", "-f", f"haproxy -W -db -f {run_directory}"], check=False).stdout
     parents = {int(pid): _parent(int(pid)) for pid in listed.split() if Path("/proc", pid).exists()}
     return [pid for pid, parent in parents.items() if parent not in parents]
 
@@ -72,10 +73,10 @@ def _parent(pid: int) -> int:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_no_balancer_outlives_the_agent(lab: Lab, number: signal.Signals) -> None:
     with running(lab, settings(lab)) as agent:
-        assert len(balancers(lab)) == 1
+        assert len(balancers(agent)) == 1
         agent.process.send_signal(number)
         agent.process.wait(30)
-        until(lambda: balancers(lab) == [], what="the balancer ends")
+        until(lambda: balancers(agent) == [], what="the balancer ends")
 
 
 def test_a_change_of_the_file_is_followed_without_a_failed_request(lab: Lab) -> None:

@@ -46,7 +46,7 @@ def test_requests_share_a_connection_and_say_what_was_agreed_on(run: Run, versio
                 assert (outcome.answer, outcome.status, outcome.body) == (Answer.OK, 200, b"ok")
                 assert outcome.tls.startswith(f"{version} ") and len(outcome.tls.split()) == 2
                 assert outcome.tls_not_after_s == 32_503_680_000  # trustme's default: the year 3000
-            assert (client.counters.connects, client.counters.clock_fallbacks) == (1, 0)
+            assert client.counters.connects == 1
 
     with secure_server(version=version) as server:
         run(main())
@@ -224,8 +224,10 @@ def test_times_are_the_kernels_and_in_order(run: Run) -> None:
 
     async def main() -> None:
         async with Client(server.address, transport=over_tls("")) as client:
-            await client.send()
-            await asyncio.sleep(0.05)  # the kernel begins to stamp packets a moment after the first socket asks for it
+            fallbacks = -1
+            while fallbacks < client.counters.clock_fallbacks:  # the kernel begins to stamp packets after a moment
+                fallbacks = client.counters.clock_fallbacks
+                await client.send()
             client.submit("late")
             await asyncio.sleep(0.02)  # until the first piece is read
             time.sleep(0.3)
@@ -233,7 +235,7 @@ def test_times_are_the_kernels_and_in_order(run: Run) -> None:
             assert isinstance(outcome, Outcome)
             assert outcome.t_queued_ns <= outcome.t_sent_ns <= outcome.t_first_ns < outcome.t_last_ns
             assert 30_000_000 < outcome.t_last_ns - outcome.t_first_ns < 200_000_000
-            assert client.counters.clock_fallbacks == 0
+            assert client.counters.clock_fallbacks == fallbacks
 
     with secure_server(script) as server:
         run(main())

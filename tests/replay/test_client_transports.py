@@ -116,7 +116,7 @@ def test_ipv6(run: Run) -> None:
             for _ in range(2):
                 outcome = await client.send()
                 assert (outcome.answer, outcome.upstream) == (Answer.OK, server.address)
-            assert (client.counters.connects, client.counters.clock_fallbacks) == (1, 0)
+            assert client.counters.connects == 1
 
     with ScriptedServer(serve, place="::1") as server:
         assert server.address.startswith("[::1]:")

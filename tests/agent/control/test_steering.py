@@ -20,6 +20,8 @@ from agent.select.geo import GeoDatabase
 from agent.select.language import parse as criteria
 from agent.select.sampling import EVERYTHING, By, Window
 from agent.select.superset import Selection
+from replay.balancer.settings import UpstreamSpec
+from replay.errors import UpstreamError
 from tests.agent.select.test_geo import DE, US, write
 
 TEXT = """
@@ -63,13 +65,22 @@ class Bench:
     def __init__(self, config: Config, geo: GeoDatabase | None = None, path: Path | None = None) -> None:
         self.log: list[tuple[str, Any]] = []
         self.tables = FakeTables(self.log)
-        self.steering = Steering(config, cast(Tables, self.tables), geo, self.tell, path)
+        self.pools: dict[str, list[UpstreamSpec]] = {}  # what was changed of them
+        tables = cast(Tables, self.tables)
+        self.steering = Steering(config, tables, geo, self.tell, path, change_pool=self.change_pool)
         self.steering.begin()
         self.begun = list(self.log)
         self.log.clear()
 
     def tell(self, rules: list[Rule]) -> None:
         self.log.append(("rules", rules))
+
+    def change_pool(self, name: str, specs: list[UpstreamSpec]) -> Callable[[], None]:
+        if any("production" in spec.address for spec in specs):
+            raise UpstreamError("upstream 'production:80' is the production address 198.51.100.99:80: choose another")
+        self.log.append((f"pool {name}", specs))
+        self.pools[name], before = specs, self.pools.get(name, [])
+        return lambda: self.pools.update({name: before})
 
     @property
     def steps(self) -> list[str]:
@@ -158,7 +169,9 @@ def test_several_settings_at_once(bench: Bench) -> None:
         "upstreams": ["198.51.100.9:80"],
     }  # fmt: skip
     assert set(fields) == set(CHANGEABLE)
+    bench = Bench(parse(TEXT.replace("two: {", "two: {upstreams: ['198.51.100.2:80'], "), "f.yaml"))
     bench.steering.change("two", fields)
+    assert bench.pools == {"two": [UpstreamSpec("198.51.100.9:80")]}
     rule = bench.told[1]
     assert (rule.enabled, rule.window, rule.methods) == (True, Window(0, 50_000), ("POST",))
     assert (rule.criteria, rule.by, rule.name) == (criteria("header:X-Other=1"), By.COOKIE, "id")
@@ -210,6 +223,57 @@ def test_where_the_kernel_has_no_room_nothing_changes(bench: Bench, fields: dict
     bench.tables.full = False
     bench.steering.change("one", fields)
     assert bench.steps[-2:] == ["rules", "select"]
+
+
+TWO_POOLS = TEXT.replace("two: {", "two: {upstreams: ['198.51.100.2:80'], ")
+
+
+def test_a_pool_is_changed_before_the_rules() -> None:
+    bench = Bench(parse(TWO_POOLS, "f.yaml"))
+    upstreams = ["198.51.100.1:80", {"address": "198.51.100.5:80", "weight": 3, "cookie": "c"}]
+    bench.steering.change("one", {"upstreams": upstreams})
+    assert bench.steps == ["pool one", "rules", "select"]
+    assert bench.pools == {"one": [UpstreamSpec("198.51.100.1:80"), UpstreamSpec("198.51.100.5:80", 3, "c")]}
+    assert [shadow["upstreams"] for shadow in bench.steering.status()] == [upstreams, ["198.51.100.2:80"], []]
+    bench.log.clear()
+    bench.steering.change("one", {"upstreams": upstreams, "percentage": 5})
+    assert bench.steps == ["rules", "select"], "the pool is the same"
+
+
+@pytest.mark.parametrize(
+    ("name", "upstreams", "says"),
+    [
+        ("one", ["production:80"], "shadows.one: upstream 'production:80' is the production address"),
+        ("one", ["198.51.100.1"], r"shadows\.one\.upstreams\.0\.address: .*the port is missing"),
+        ("one", [{"address": "198.51.100.1:80", "weight": -1}], r"shadows\.one\.upstreams\.0\.weight: "),
+        ("one", [], r"shadows\.one\.upstreams: from or to none at all takes a restart"),
+        ("three", ["198.51.100.3:80"], r"shadows\.three\.upstreams: from or to none at all takes a restart"),
+    ],
+)
+def test_a_pool_that_cannot_be_changes_nothing(name: str, upstreams: list[Any], says: str) -> None:
+    bench = Bench(parse(TWO_POOLS, "f.yaml"))
+    bench.refuses(lambda: bench.steering.change(name, {"upstreams": upstreams, "percentage": 3}), says)
+    assert bench.pools == {}
+
+
+def test_a_pool_is_taken_back_where_the_kernel_has_no_room() -> None:
+    bench = Bench(parse(TWO_POOLS, "f.yaml"))
+    bench.steering.change("one", {"upstreams": ["198.51.100.5:80"]})
+    bench.tables.full = True
+    changes = {"upstreams": ["198.51.100.6:80"], "percentage": 5}
+    bench.refuses(lambda: bench.steering.change("one", changes), "the kernel has no room")
+    assert bench.pools == {"one": [UpstreamSpec("198.51.100.5:80")]}
+
+
+def test_pools_are_changed_together_or_not_at_all(tmp_path: Path) -> None:
+    bench, path = from_file(tmp_path, TWO_POOLS)
+    text = TWO_POOLS.replace("198.51.100.1:80", "198.51.100.7:80")
+    path.write_text(text.replace("198.51.100.2:80", "production:80"))
+    bench.refuses(bench.steering.reload, r"shadows\.two: upstream 'production:80' is")
+    assert bench.pools == {"one": []}, "taken back"
+    path.write_text(text)
+    assert bench.steering.reload() == []
+    assert bench.pools == {"one": [UpstreamSpec("198.51.100.7:80")]}
 
 
 def test_no_room_at_the_start_is_an_error_of_the_configuration() -> None:

@@ -23,6 +23,7 @@ from replay.balancer.program import (
     Engine,
     Plan,
     ProgramSettings,
+    _named,
     binary_of,
     check_text,
     listener_for,
@@ -458,8 +459,24 @@ def test_one_bad_server_among_many_is_found(site: Site) -> None:
         site.plan(servers={PRODUCTION: "127.0.0.1:9", "198.51.100.11:8080": PRODUCTION})
 
 
-def test_a_name_that_resolves_to_nothing_reaches_nobody(site: Site) -> None:
-    assert site.plan("no-such-host.invalid:8080").derived.servers
+def test_a_name_that_resolves_to_nothing_may_be_production_s(site: Site) -> None:
+    with pytest.raises(UpstreamError, match=r"no-such-host\.invalid:8080, which does not resolve"):
+        site.plan("no-such-host.invalid:8080")
+
+
+def test_files_that_are_read_are_followed_and_logs_are_not(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("site.pem", "app.log", "said.log", "own.txt", "x.map")]
+    for file in files:
+        file.touch()
+    own = tmp_path / "own"
+    text = f"""# see {files[1]}
+    bind :443 ssl crt {files[0]}  # renewed; {files[2]}
+    access_log {files[1]};
+    log {files[2]} local0
+    use_backend %[req.hdr(host),map({files[4]},app)]
+    stats {own}/file /no/such.pem
+"""
+    assert _named(text, own) == [files[0], files[4]]
 
 
 # A candidate
