@@ -24,12 +24,12 @@ def serve(peer: Peer) -> None:
     peer.serve()
 
 
-def drips(peer: Peer) -> None:
-    """Begins at once, and gives the rest byte by byte, 20 ms apart."""
+def drips(peer: Peer, pause_s: float = 0.012) -> None:
+    """Begins at once, and gives the rest byte by byte."""
     while peer.request():
         peer.send(LONG)
         for _ in range(10):
-            peer.pause(0.02)
+            peer.pause(pause_s)
             peer.send(b"x")
 
 
@@ -78,8 +78,8 @@ TOO_LATE, TOO_SLOW = "time limit for the first byte reached", "nothing more came
         (stalls, {"idle_timeout_s": 0.1}, f"{TOO_SLOW} after 3 bytes of content"),
         (drips, {"idle_timeout_s": 0.15}, ""),
         (never_begins, {"timeout_s": 0.1}, "time limit reached before any response"),
-        (never_begins, {"idle_timeout_s": 0.05, "timeout_s": 0.3}, "time limit reached before any response"),
-        (stalls, {"first_byte_timeout_s": 0.05, "timeout_s": 0.3}, "time limit reached after 3 bytes of content"),
+        (never_begins, {"idle_timeout_s": 0.05, "timeout_s": 0.2}, "time limit reached before any response"),
+        (stalls, {"first_byte_timeout_s": 0.05, "timeout_s": 0.2}, "time limit reached after 3 bytes of content"),
     ],
 )
 def test_time_limits(run: Run, script: Script, limits: dict[str, float], detail: str) -> None:
@@ -104,7 +104,7 @@ def test_the_whole_has_a_limit_however_steadily_it_comes(run: Run) -> None:
             assert 0 < outcome.body_bytes < 10
             assert outcome.t_first_ns and outcome.t_last_ns >= outcome.t_first_ns
 
-    with ScriptedServer(drips) as server:
+    with ScriptedServer(lambda peer: drips(peer, 0.04)) as server:
         run(main())
 
 
@@ -116,7 +116,7 @@ def test_a_limit_is_for_each_request_of_a_connection(run: Run) -> None:
 
     async def main() -> None:
         async with Client(server.address, first_byte_timeout_s=0.3, idle_timeout_s=0.05) as client:
-            for _ in range(5):
+            for _ in range(3):
                 assert (await client.send()).answer is Answer.OK
             assert client.counters.connects == 1
 
@@ -239,7 +239,7 @@ def test_a_retry_that_finds_no_room_is_given_up(run: Run, dead: str) -> None:
 
     async def main() -> None:
         async with Client(
-            [server.address, dead], retries=1, max_connections=1, queue_entries=0, timeout_s=0.3
+            [server.address, dead], retries=1, max_connections=1, queue_entries=0, timeout_s=0.2
         ) as client:
             client.submit("busy")
             outcome = await client.send()
@@ -293,7 +293,7 @@ def test_what_waits_gets_the_next_connection(run: Run) -> None:
 # A pool that changes
 
 
-async def under_load(client: Client, pools: Sequence[Sequence[str]], each_s: float = 0.1) -> int:
+async def under_load(client: Client, pools: Sequence[Sequence[str]], each_s: float = 0.06) -> int:
     """Ask as fast as there is room, while the pool becomes one after the other; how many were asked."""
     asked = 0
     stop = False
@@ -326,7 +326,7 @@ def test_no_request_is_lost_when_the_pool_changes(run: Run) -> None:
         async with Client([a, b], max_connections=4, queue_entries=50) as client:
             asked = await under_load(client, [[a], [b, c], [c], [a, b, c], [b]])
             await client.replayer.drain(5)
-            assert asked == len(client.results) > 100
+            assert asked == len(client.results) > 50
             assert set(answers(client)) == {Answer.OK}
             assert {o.upstream for o in client.results.values() if isinstance(o, Outcome)} == {a, b, c}
 

@@ -340,13 +340,13 @@ def test_close_notify_on_an_idle_connection_ends_it(run: Run, version: str) -> N
         peer.send(OK)
         peer.pause(0.02)
         part(peer)
-        peer.pause(0.2)
+        peer.pause(0.05)
 
     async def main() -> None:
         async with Client(server.address, transport=over_tls("")) as client:
             for _ in range(2):
                 assert (await client.send()).answer is Answer.OK
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.06)
                 assert client.counters.open_connections == 0
             assert (client.counters.idle_closed, client.counters.excess, client.counters.resends) == (2, 0, 0)
 

@@ -124,7 +124,8 @@ class ProgramDriver:
         self._write(setup)
         assert self.engine.changed()
         await asyncio.to_thread(self.engine.follow)
-        self._balancer.change(*self._order().routes())
+        order = self._order()
+        self._balancer.change(*order.routes(order.transport))
 
     def make_mistake(self) -> None:
         """Production's file has a mistake from now on."""
