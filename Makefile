@@ -3,11 +3,11 @@
 PYTHON := .venv/bin/python
 TESTS ?= tests
 
-.PHONY: help setup lint test demo bench corpus clean
+.PHONY: help setup lint test demo bench judge-sim corpus clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## install what is needed and make .venv/bin/shadowtap
 	@bash vagrant/provision.sh
@@ -25,6 +25,9 @@ demo: setup ## a load balancer in a lab, mirrored to a shadow, and how the shado
 
 bench: setup ## the figures; takes minutes
 	@$(PYTHON) -m tests.bench.run
+
+judge-sim: setup ## the judge's false alarms and delays, by simulation; SHORT=--short for a minute of it
+	@$(PYTHON) -m tests.judge_sim.run --jobs 2 $(SHORT)
 
 corpus: setup ## score against the capture corpus
 	$(PYTHON) tests/corpus/run.py
