@@ -10,14 +10,12 @@ programs; should this process be killed, the kernel ends them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import select
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import agent
 from agent import messages, privileges
+from agent.child import Child, start_with_order
 from agent.priority import lower_priority
 from replay.balancer.program import Engine, ProgramSettings, listener_for
 from replay.errors import UpstreamError
@@ -39,7 +37,6 @@ DIRECTORY = "shadowtap-balancer-"  # begins the name of a run directory; the ser
 # CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, NET_BIND_SERVICE, SYS_CHROOT, SYS_RESOURCE
 KEPT = (0, 1, 3, 5, 6, 7, 10, 18, 24)
 RUNNING, DEAD = "running", "dead"
-Child = tuple["subprocess.Popen[bytes]", socket.socket]
 
 
 @dataclass(slots=True)
@@ -130,21 +127,9 @@ def settings_from_json(data: dict[str, Any]) -> ProgramSettings:
 def start(programs: Mapping[str, ProgramSettings], user: str = "", nice: int = 0, scheduler: str = "") -> Child:
     """Start the process, which is to be waited for in the end, with programs by shadow; and our end of its channel.
     `user` is whom a program runs as that would stay root, `nice` and `scheduler` are as of the workers."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    root = str(Path(agent.__file__).parent.parent)
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "agent.balancing", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"},
-        )
     settings = {name: settings_as_json(each) for name, each in programs.items()}
-    with contextlib.suppress(OSError):  # it is gone already: that shows at our end
-        order = {"service": os.getpid(), "programs": settings, "user": user, "nice": nice, "scheduler": scheduler}
-        messages.send(ours, order)
-    return process, ours
+    order = {"service": os.getpid(), "programs": settings, "user": user, "nice": nice, "scheduler": scheduler}
+    return start_with_order("agent.balancing", order)
 
 
 def main() -> None:

@@ -6,15 +6,13 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import agent
 from agent import messages
+from agent.child import start_module
 from agent.errors import ConfigError, LoadError
 from agent.merge import add_up, counters_of
 from agent.order import Order
@@ -99,7 +97,7 @@ class Crew:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in self._rings]
         fds = [theirs.fileno(), *(pair[1].fileno() for pair in pairs)]
         # Without clsact the keeper needs the standard library only; leaving the rest out saves 2 MB.
-        self._keeper = _start("agent.keeper", fds, fds, options=[] if programs else ["-S"])
+        self._keeper = start_module("agent.keeper", fds, fds, options=[] if programs else ["-S"])
         theirs.close()
         for _, end in pairs:
             end.close()
@@ -216,7 +214,7 @@ class Crew:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keeper = self._keeper_channels[number]
         fds = [theirs.fileno(), self._rings[number], keeper]
-        process = _start("agent.worker_start", fds, [fd for fd in fds if fd >= 0])
+        process = start_module("agent.worker_start", fds, [fd for fd in fds if fd >= 0])
         theirs.close()
         ours.setblocking(False)
         worker = Worker(number, process, ours)
@@ -260,17 +258,3 @@ def _summed(some: Iterable[Accounts]) -> Accounts:
         for name, account in accounts.items():
             total.setdefault(name, Account()).add(account)
     return total
-
-
-def _start(
-    module: str, arguments: list[int], inherit: list[int], options: Sequence[str] = ()
-) -> subprocess.Popen[bytes]:
-    """A child in a session of its own (a terminal's Ctrl-C is for the service alone) that finds this package."""
-    root = str(Path(agent.__file__).parent.parent)
-    return subprocess.Popen(
-        [sys.executable, *options, "-m", module, *map(str, arguments)],
-        pass_fds=inherit,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"},  # never import from where we were started
-    )

@@ -1,8 +1,8 @@
 """The shadow pools of a running agent: who finds upstreams, who runs balancer programs, and who is told of a change.
 
-scout ─────(upstreams found)───┐
+scout ─────(upstreams found)───────┐
 balancing ─(where programs listen)─┼──► Pools ──(checked against production)──► workers
-control socket, SIGHUP ────────┘
+control socket, SIGHUP ────────────┘
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import balancing, messages, privileges
+from agent.child import Child
 from agent.config import Config
 from agent.discovery import scout
 from agent.discovery.settings import DnsSource, FileSource, Settings, TargetGroup, summed_up
@@ -76,10 +77,10 @@ class Pools:
         self._names = [shadow.name for shadow in order.shadows]
         self._sources = {name: found for name in self._names if (found := source_of(config.shadows[name]))}
         self._programs = {name: program for name in self._names if (program := program_of(config, name))}
-        self._scout: scout.Child | None = None
+        self._scout: Child | None = None
         self._scout_due_s = 0.0  # when to start it again, once it died
         self._scout_pause_s = SCOUT_AGAIN_MIN_S
-        self._balancing: balancing.Child | None = None
+        self._balancing: Child | None = None
         self._news: dict[str, dict[str, Any]] = {}  # what was heard last, by shadow
         self._known: dict[str, dict[str, str]] = {}  # by shadow, what the names of its upstreams stood for at the start
         self._selector: selectors.BaseSelector | None = None
@@ -278,7 +279,7 @@ class Pools:
         for name in waiting:
             self._say(f"shadow {name}: no upstreams are known yet; requests are dropped until some are found")
 
-    def _children(self) -> list[scout.Child]:
+    def _children(self) -> list[Child]:
         return [child for child in (self._scout, self._balancing) if child is not None]
 
 

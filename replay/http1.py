@@ -13,6 +13,7 @@ from typing import NamedTuple
 HEAD_LIMIT_BYTES = 64 * 1024
 CHUNK_LINE_LIMIT_BYTES = 4096
 TRAILER_LIMIT_BYTES = HEAD_LIMIT_BYTES
+ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")  # a target with its authority (RFC 9112 section 3.2.2)
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FOLD = re.compile(rb"\r?\n[ \t]+")
@@ -272,3 +273,14 @@ def chunk_size(line: bytes) -> int:
     if not digits or len(digits) > 15 or digits.strip(b"0123456789abcdefABCDEF"):
         return -1
     return int(digits, 16)
+
+
+def target_path(target: str) -> str:
+    """The target without query, fragment, scheme and authority. "*" and CONNECT's "host:port" are paths too."""
+    if not target.startswith("/"):
+        absolute = ABSOLUTE.match(target)
+        if absolute is not None:
+            target = target[absolute.end() :]
+            if not target.startswith("/"):
+                return "/"
+    return target.partition("?")[0].partition("#")[0]

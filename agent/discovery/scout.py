@@ -14,26 +14,22 @@ Each shadow has a thread, so none waits for another. The end of the channel ends
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import agent
 from agent import messages, privileges
+from agent.child import Child, start_with_order
 from agent.discovery.settings import DnsSource, FileSource, Found, Settings, Source, as_json, from_json
 from replay.balancer.settings import UpstreamSpec
 
 NICE = 10  # production wins the CPU
-Child = tuple["subprocess.Popen[bytes]", socket.socket]
 
 
 def main() -> None:
@@ -100,20 +96,9 @@ def from_message(message: dict[str, Any]) -> tuple[str, Found]:
 
 def start(shadows: Mapping[str, Settings], user: str = "") -> Child:
     """Start a scout: the process, which is to be waited for in the end, and our end of its channel, which blocks."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    root = str(Path(agent.__file__).parent.parent)
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "agent.discovery.scout", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"},
-        )
     settings = {name: as_json(each) for name, each in shadows.items()}
-    with contextlib.suppress(OSError):  # it is gone already: that shows at our end
-        messages.send(ours, {"user": user, "parent": os.getpid(), "shadows": settings})
-    return process, ours
+    order = {"user": user, "parent": os.getpid(), "shadows": settings}
+    return start_with_order("agent.discovery.scout", order)
 
 
 def discover_once(settings: Settings, timeout_s: float, user: str = "") -> Found:

@@ -16,13 +16,12 @@ from collections.abc import Callable, Sequence
 from agent.select.client_address import Address
 from agent.select.criteria import Always, And, Cidr, Criteria, Field, Geo, Head, Match, Network, Not
 from replay.exchange import Request
-from replay.http1 import header_values
+from replay.http1 import ABSOLUTE, header_values, target_path
 
 Decide = Callable[[Request, Address | None], bool]  # the client as `client_of` gives it; None: it is not known
 Locate = Callable[[Address], frozenset[str]]  # the `code`s of Geo that an address has; asked once for each test reached
 _Read = Callable[[Request], Sequence[str]]  # the values of a field, as latin-1
 
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")  # RFC 9112 section 3.2.2
 _BLANK = " \t"
 
 
@@ -139,7 +138,7 @@ def _reader(test: Head) -> _Read:
     if test.field is Field.QUERY:
         return lambda request: parameters(request.target, name)
     if test.field is Field.PATH:
-        return lambda request: (path(request.target),)
+        return lambda request: (target_path(request.target),)
     if test.field is Field.HOST:
         return lambda request: hosts(request)
     return lambda request: (request.method,)
@@ -170,21 +169,10 @@ def parameters(target: str, name: str) -> list[str]:
     return [value for key, _, value in (pair.partition("=") for pair in query.split("&")) if key == name]
 
 
-def path(target: str) -> str:
-    """The target without query, fragment, scheme and authority. "*" and CONNECT's "host:port" are paths too."""
-    if not target.startswith("/"):
-        absolute = _ABSOLUTE.match(target)
-        if absolute is not None:
-            target = target[absolute.end() :]
-            if not target.startswith("/"):
-                return "/"
-    return target.partition("?")[0].partition("#")[0]
-
-
 def hosts(request: Request) -> list[str]:
     """The authority of an absolute target, else the Host headers (of several, each); in lower case, without port. A
     user's name in front of "@" stays."""
-    absolute = None if request.target.startswith("/") else _ABSOLUTE.match(request.target)
+    absolute = None if request.target.startswith("/") else ABSOLUTE.match(request.target)
     if absolute is not None:
         return [_host(absolute[1].encode("latin-1"))]
     return [_host(value) for value in header_values(request.head, b"host")]

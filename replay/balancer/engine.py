@@ -70,12 +70,11 @@ class Embedded:
         self._sticky_cookie = settings.sticky_cookie.encode("latin-1")
         self._stuck: OrderedDict[bytes, Upstream] = OrderedDict()
         self._named: dict[bytes, Upstream] = {}  # by the digest of the sticky cookie's value that means it
-        self._upstreams: tuple[Upstream, ...] = ()
         self._members: tuple[Upstream, ...] = ()  # those that take something new, well or not
         self._calm = True  # all members are well, with their full weight
         self._turn = 0
         self.panics = 0  # assignments made past the panic threshold
-        self._upstreams = tuple(upstreams)
+        self._upstreams: tuple[Upstream, ...] = tuple(upstreams)
         self._look()
 
     @property

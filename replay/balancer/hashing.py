@@ -10,7 +10,6 @@ fill in turns. Shares are exact to about a slot; a little more moves than has to
 
 from __future__ import annotations
 
-import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from struct import unpack
 from typing import TYPE_CHECKING
 
 from replay.balancer.settings import HashBy
-from replay.http1 import header_values
+from replay.http1 import header_values, target_path
 
 if TYPE_CHECKING:
     from replay.balancer.policy import Ask
@@ -40,7 +39,6 @@ _INDEX_BITS = 16
 _INDEX = (1 << _INDEX_BITS) - 1
 _POINTS_PER_DIGEST = 8
 _BLANK = b" \t"
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")  # RFC 9112 section 3.2.2
 
 
 def hash64(key: bytes, seed: int) -> int:
@@ -62,7 +60,7 @@ def key_of(hash_by: HashBy, ask: Ask) -> bytes | None:
     if hash_by.what == "client":
         return _bytes(ask.client) or None
     if hash_by.what == "path":
-        return _bytes(_path(ask.request.target)) or None
+        return _bytes(target_path(ask.request.target)) or None
     if hash_by.what == "cookie":
         return cookie_value(ask.request.head, _bytes(hash_by.name)) or None
     values = header_values(ask.request.head, _bytes(hash_by.name.lower()))
@@ -243,14 +241,3 @@ def _bytes(text: str) -> bytes:
 
 def _unquoted(value: bytes) -> bytes:
     return value[1:-1] if len(value) > 1 and value[:1] == value[-1:] == b'"' else value
-
-
-def _path(target: str) -> str:
-    """The target without query, fragment, scheme and authority."""
-    if not target.startswith("/"):
-        absolute = _ABSOLUTE.match(target)
-        if absolute is not None:
-            target = target[absolute.end() :]
-            if not target.startswith("/"):
-                return "/"
-    return target.partition("?")[0].partition("#")[0]

@@ -59,7 +59,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 def starting(**scripts: str) -> Start:
-    """In the place of `crew._start`: runs a script for agent.worker_start or agent.keeper."""
+    """In the place of `start_module`: runs a script for agent.worker_start or agent.keeper."""
 
     def start(name: str, arguments: list[int], inherit: list[int], options: object = ()) -> subprocess.Popen[bytes]:
         script = scripts[name.removeprefix("agent.")]
@@ -74,7 +74,7 @@ def made_of(rings: list[int], order: Order = ORDER, mark: int = MARK) -> Crew:
 
 @pytest.fixture
 def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
-    monkeypatch.setattr(module, "_start", starting(worker_start=WORKER, keeper=KEEPER))
+    monkeypatch.setattr(module, "start_module", starting(worker_start=WORKER, keeper=KEEPER))
     made = made_of([0, 0])
     yield made
     made.end()
@@ -110,7 +110,7 @@ def test_each_shadow_has_its_own_account(monkeypatch: pytest.MonkeyPatch) -> Non
     other = '"accounts": {"candidate": account, "other": {**account, "skipped": {"criteria": 2}}}'
     script = WORKER.replace('"accounts": {"candidate": account}', other)
     assert script != WORKER
-    monkeypatch.setattr(module, "_start", starting(worker_start=script))
+    monkeypatch.setattr(module, "start_module", starting(worker_start=script))
     crew = started(made_of([0, 0]))
     accounts = crew.accounts()
     assert {name: account.skipped for name, account in accounts.items()} == {
@@ -132,7 +132,7 @@ def test_rules_reach_every_worker_and_those_that_come_later(monkeypatch: pytest.
     script = WORKER.replace("def report(", "told = order['order']['shadows']\ndef report(", 1)
     script = script.replace('"flows": flows}', '"flows": flows, "told": json.dumps(told)}', 1)
     script = script.replace("    what = json.loads(message)\n", "    what = json.loads(message)\n    told = what\n", 1)
-    monkeypatch.setattr(module, "_start", starting(worker_start=script))
+    monkeypatch.setattr(module, "start_module", starting(worker_start=script))
     order = replace(
         ORDER, shadows=(ShadowOrder("one"), ShadowOrder("other", pool=PoolOrder((UpstreamSpec("192.0.2.1:80"),))))
     )
@@ -193,7 +193,7 @@ def test_several_reports_at_once_are_one(crew: Crew) -> None:
 
 
 def test_the_keeper_starts_only_when_there_is_something_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_start", starting())
+    monkeypatch.setattr(module, "start_module", starting())
     crew = made_of([0], mark=0)
     crew.start_keeper(1, [])
     assert crew.keeper_pid() is None
@@ -217,7 +217,7 @@ def test_the_keeper_ends_with_its_lifeline(crew: Crew) -> None:
     ],
 )
 def test_a_keeper_that_cannot_start(monkeypatch: pytest.MonkeyPatch, script: str, says: str) -> None:
-    monkeypatch.setattr(module, "_start", starting(keeper=script))
+    monkeypatch.setattr(module, "start_module", starting(keeper=script))
     crew = made_of([0])
     with pytest.raises(LoadError, match=f"the keeper process could not start: {says}"):
         crew.start_keeper(1, [])
@@ -225,7 +225,7 @@ def test_a_keeper_that_cannot_start(monkeypatch: pytest.MonkeyPatch, script: str
 
 
 def test_end_kills_what_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_start", starting(worker_start="import time; time.sleep(1000)"))
+    monkeypatch.setattr(module, "start_module", starting(worker_start="import time; time.sleep(1000)"))
     crew = made_of([0])
     crew.start_workers()
     crew.end()
@@ -239,14 +239,14 @@ def with_upstreams(name: str) -> Order:
 
 
 def test_an_order_with_many_upstreams_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_start", starting(worker_start=WORKER.replace("65536", "131072")))
+    monkeypatch.setattr(module, "start_module", starting(worker_start=WORKER.replace("65536", "131072")))
     crew = made_of([0], with_upstreams("x" * 40))
     started(crew)
     crew.end()
 
 
 def test_an_order_that_is_too_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_start", starting())
+    monkeypatch.setattr(module, "start_module", starting())
     with pytest.raises(LoadError, match="too long: name fewer"):
         made_of([0], with_upstreams("x" * 200)).start_workers()
 
@@ -287,7 +287,7 @@ def test_pools_reach_every_worker_and_those_that_come_later(monkeypatch: pytest.
     script = WORKER.replace("def report(", "told = order['order']['shadows']\ndef report(", 1)
     script = script.replace('"flows": flows}', '"flows": flows, "told": json.dumps(told)}', 1)
     script = script.replace("    what = json.loads(message)\n", "    what = json.loads(message)\n    told = what\n", 1)
-    monkeypatch.setattr(module, "_start", starting(worker_start=script))
+    monkeypatch.setattr(module, "start_module", starting(worker_start=script))
     crew = started(made_of([0, 0], replace(ORDER, shadows=(ShadowOrder("one"), ShadowOrder("other")))))
     pool = PoolOrder((UpstreamSpec("198.51.100.1:80", 3, "c"),))
     crew.change_pool(1, pool)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from agent.select.client_address import Address
 from agent.select.criteria import Always, And, Cidr, Criteria, Field, Geo, Head, Match, Not, Or
-from agent.select.exact import compile_criteria, cookies, hosts, parameters, path
+from agent.select.exact import compile_criteria, cookies, hosts, parameters
 from agent.select.language import parse
 from replay.exchange import Request
+from replay.http1 import target_path
 from tests.agent.select.trees import cases, clients, criteria, locate
 from tests.replay.examples import make_request
 
@@ -163,7 +164,7 @@ def test_the_database_is_asked_only_when_needed() -> None:
     ],
 )
 def test_path(target: str, expected: str) -> None:
-    assert path(target) == expected
+    assert target_path(target) == expected
 
 
 @pytest.mark.parametrize(

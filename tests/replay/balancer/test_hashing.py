@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.select.exact import cookies, path
+from agent.select.exact import cookies
 from agent.select.sampling import sampled, value_hash
 from replay.balancer.hashing import (
     LEAST_WEIGHT,
@@ -37,6 +37,7 @@ from replay.balancer.hashing import (
 from replay.balancer.policy import Ask
 from replay.balancer.settings import HashBy
 from replay.exchange import Request
+from replay.http1 import target_path
 
 Table = Maglev | Part
 PLACES = [hash64(b"user-%d" % n, 7) for n in range(20_000)]
@@ -197,7 +198,7 @@ def test_cookies_are_read_as_criteria_read_them(head: bytes) -> None:
     st.sampled_from(["", "/", "http://h", "*", "h:80", "a://"]), st.text(st.characters(max_codepoint=255), max_size=20)
 )
 def test_paths_are_read_as_criteria_read_them(start: str, rest: str) -> None:
-    expected = path(start + rest).encode("latin-1")
+    expected = target_path(start + rest).encode("latin-1")
     assert key_of(HashBy("path"), ask(target=start + rest)) == (expected or None)
 
 
