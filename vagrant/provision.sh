@@ -12,6 +12,7 @@ readonly STAMP=.venv/.provisioned
 packages() {
     echo python3 python3-venv python3-bpfcc "linux-headers-$(dpkg --print-architecture)" iproute2 util-linux
     echo haproxy nginx-light wrk nghttp2-client tcpdump curl procps netbase  # netbase: wrk wants /etc/services
+    echo prometheus prometheus-alertmanager prometheus-node-exporter
 }
 
 say() { echo "setup: $*"; }
@@ -44,7 +45,7 @@ disable_new_services() {
     command -v systemctl >/dev/null || return 0
     for package in "$@"; do
         case $package in
-            haproxy) systemctl disable --quiet haproxy.service 2>/dev/null || true ;;
+            haproxy | prometheus*) systemctl disable --quiet "$package.service" 2>/dev/null || true ;;
             nginx-light) systemctl disable --quiet nginx.service 2>/dev/null || true ;;
         esac
     done
@@ -54,7 +55,8 @@ install_packages() {
     local missing
     if ! command -v apt-get >/dev/null; then
         say "no apt-get here. Install by your own means what Debian calls: python3-venv python3-bpfcc linux-headers" \
-            "iproute2 util-linux haproxy nginx-light wrk nghttp2-client tcpdump curl procps netbase"
+            "iproute2 util-linux haproxy nginx-light wrk nghttp2-client tcpdump curl procps netbase" \
+            "prometheus prometheus-alertmanager prometheus-node-exporter"
         return
     fi
     mapfile -t missing < <(missing_packages)
