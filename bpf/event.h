@@ -23,6 +23,11 @@
 #define HAS_OUTPUT 0x8000
 #define SCAN_MAX_BYTES 2048 /* of a segment; a head that goes on behind them counts as wanted */
 
+#define SENT_SLOTS 16384
+#define LATENCY_UNIT_BITS 8 /* 256 ns */
+#define LATENCY_STEPS 16    /* buckets for each power of two, so each is at most 1/16 wide */
+#define LATENCY_BUCKETS 512 /* a power of two; those up to 2**40 ns are used */
+
 /* One copied segment; `captured` bytes of payload follow it in the ring. Integers in host order. */
 struct segment_event {
 	__u64 t_ns;     /* CLOCK_MONOTONIC */
@@ -49,7 +54,14 @@ struct control {
 	__u32 own_mark;       /* SO_MARK of the agent's own sockets: never captured; 0: none */
 	__u32 request_limit;  /* payload bytes copied of a segment towards the server */
 	__u32 response_limit; /* and from it */
+	__u32 harm_ppm;       /* production's latency is measured of flows whose place lies below it; 0: of none */
+	__u32 harm_phase;     /* PHASE_MASK: what is being measured; the rest: generation, new with each change */
 };
+
+/* Of control.harm_phase. Two phases are counted, each on its own. */
+#define PHASE_MASK 3
+#define PHASES 2
+#define PHASE_PAUSED 2 /* or 3: nothing is counted */
 
 /* Of segment_event.resumed. */
 #define RESUMED 1
@@ -126,6 +138,31 @@ struct counters {
 	__u64 lost_to_server; /* segments of ring_full and over_budget that carried request bytes */
 	__u64 cut;           /* copied, but not all of the payload */
 	__u64 fragments;     /* IP fragments: no ports to look at, counted whatever they carry */
+};
+
+/* When the present request of one of the agent's own connections left; mapped into the workers. */
+struct sent_slot {
+	__u64 first_ns; /* CLOCK_MONOTONIC, of its first new segment; 0: none yet */
+	__u64 last_ns;  /* of its last one so far */
+	__u32 version;  /* odd while it is being written */
+	__u32 seq;      /* behind all that was sent */
+	__u32 ack;      /* what the last new segment acknowledged */
+	__u8 key[KEY_V6_BYTES]; /* as the key of an event, zeros behind it */
+};
+
+/* What is known of a flow whose latency is measured. */
+struct production_flow {
+	__u64 asked_ns;  /* when the client's last byte came that is not answered yet; 0: all is */
+	__u32 word;      /* control.harm_phase then */
+	__u32 asked;     /* the client's sequence number behind all it sent, */
+	__u32 told;      /* and the server's */
+	__u32 told_some; /* 1: `told` holds */
+};
+
+/* Production's answers in one phase. */
+struct production_counts {
+	__u64 buckets[LATENCY_BUCKETS]; /* by the time they took, see bucket_of in production.h */
+	__u64 errors;                   /* of them, those with a status of 500 and more */
 };
 
 /* Budget of the running second, per CPU. */

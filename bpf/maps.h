@@ -11,6 +11,7 @@
 #define PORT_WORDS 1024 /* 65536 ports, one bit each */
 #define RINGS_MAX 64
 #define FLOWS_MAX 65536 /* 7 MB of kernel memory */
+#define PRODUCTION_FLOWS_MAX 65536 /* 6 MB of kernel memory */
 #define PREFIXES_MAX (1 << 20) /* a limit, not an allocation */
 #define NO_WAKEUP 1 /* BPF_RB_NO_WAKEUP: workers poll, production never pays for waking them */
 
@@ -53,6 +54,12 @@ BPF_F_TABLE("lpm_trie", struct prefix6, u32, addresses6_0, PREFIXES_MAX, BPF_F_N
 BPF_F_TABLE("lpm_trie", struct prefix6, u32, addresses6_1, PREFIXES_MAX, BPF_F_NO_PREALLOC);
 /* Flows whose requests' heads decide; the longest unused is forgotten for a new one. */
 BPF_TABLE("lru_hash", struct flow_key, struct flow_state, flows, FLOWS_MAX);
+/* When the agent's own requests left, by the hash of their connections; the workers map it. */
+BPF_F_TABLE("array", u32, struct sent_slot, sent_slots, SENT_SLOTS, BPF_F_MMAPABLE);
+/* Flows whose latency is measured, by the hash of their connections. */
+BPF_TABLE("lru_hash", u64, struct production_flow, production_flows, PRODUCTION_FLOWS_MAX);
+/* What was measured in each phase; mapped into the agent. */
+BPF_F_TABLE("array", u32, struct production_counts, production_latency, PHASES, BPF_F_MMAPABLE);
 /* What happened, read by the agent about once a second. */
 BPF_PERCPU_ARRAY(counters, struct counters, 1);
 /* Token counts of the running second. */

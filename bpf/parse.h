@@ -19,6 +19,7 @@
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
+#define TCP_ACK 0x10
 
 struct ipv4_header {
 	__u8 version_ihl, tos;
@@ -40,6 +41,13 @@ struct tcp_header {
 	__be32 seq, ack;
 	__u8 data_offset, flags;
 	__be16 window, checksum, urgent;
+};
+
+/* What a segment's TCP header says, in host order. */
+struct stretch {
+	__u32 seq, ack;
+	__u32 length; /* of the payload on the wire */
+	__u32 flags;
 };
 
 /* What is known of one TCP segment. */
@@ -177,6 +185,26 @@ static __always_inline int parse_packet(struct __sk_buff *skb, struct packet *p)
 		return PARSED_NO;
 	set_ports(p, ports);
 	return PARSED_TCP;
+}
+
+/* Read the TCP header; where the payload begins, 0 when the lengths make no sense. */
+static __always_inline __u32 read_tcp(struct __sk_buff *skb, const struct packet *p, struct stretch *s)
+{
+	struct tcp_header tcp;
+	__u32 payload_at, end;
+
+	if (bpf_skb_load_bytes(skb, p->tcp_at, &tcp, sizeof(tcp)) < 0)
+		return 0;
+	payload_at = p->tcp_at + (tcp.data_offset >> 4) * 4;
+	end = p->ip_end > skb->len ? skb->len : p->ip_end;
+	/* What production's stack throws away must not be the first copy of a byte here. */
+	if (tcp.data_offset < 0x50 || payload_at > end)
+		return 0;
+	s->seq = bpf_ntohl(tcp.seq);
+	s->ack = bpf_ntohl(tcp.ack);
+	s->length = end - payload_at;
+	s->flags = tcp.flags;
+	return payload_at;
 }
 
 #endif

@@ -8,6 +8,8 @@
  */
 #include "match.h"
 #include "follow.h"
+#include "production.h"
+#include "sent.h"
 
 #define PASS (-1) /* TCX_NEXT, and TC_ACT_UNSPEC for clsact */
 
@@ -61,20 +63,15 @@ static __always_inline int copy(struct __sk_buff *skb, struct scratch_record *re
 /* Fill the event in, all but `captured` and `resumed`; where the payload begins, 0 when the lengths make no sense. */
 static __always_inline __u32 describe(struct __sk_buff *skb, const struct packet *p, struct segment_event *event)
 {
-	struct tcp_header tcp;
-	__u32 payload_at, end;
+	struct stretch s;
+	__u32 payload_at = read_tcp(skb, p, &s);
 
-	if (bpf_skb_load_bytes(skb, p->tcp_at, &tcp, sizeof(tcp)) < 0)
+	if (!payload_at)
 		return 0;
-	payload_at = p->tcp_at + (tcp.data_offset >> 4) * 4;
-	end = p->ip_end > skb->len ? skb->len : p->ip_end;
-	/* What production's stack throws away must not be the first copy of a byte here. */
-	if (tcp.data_offset < 0x50 || payload_at > end)
-		return 0;
-	event->seq = bpf_ntohl(tcp.seq);
-	event->ack = bpf_ntohl(tcp.ack);
-	event->length = end - payload_at;
-	event->flags = tcp.flags;
+	event->seq = s.seq;
+	event->ack = s.ack;
+	event->length = s.length;
+	event->flags = s.flags;
 	event->key_bytes = p->key_bytes;
 	__builtin_memcpy(event->key, p->key, KEY_V6_BYTES);
 	return payload_at;
@@ -184,6 +181,8 @@ static inline __attribute__((always_inline)) int tap(struct __sk_buff *skb, enum
 		return PASS;
 	}
 	hash = connection_hash(&p, c->seed);
+	if (c->harm_ppm && place_of(hash) < c->harm_ppm)
+		note_production(skb, &p, hash, c->harm_phase, to_server, now_ns);
 	choice.generation = c->tables;
 	choice.set = choice.generation & 1;
 	choice.tables = selections.lookup(&choice.set);
@@ -209,4 +208,11 @@ int tap_ingress(struct __sk_buff *skb)
 int tap_egress(struct __sk_buff *skb)
 {
 	return tap(skb, EGRESS);
+}
+
+/* Hangs where replayed requests leave, which need not be the captured interface. */
+int sent_egress(struct __sk_buff *skb)
+{
+	note_sent(skb);
+	return PASS;
 }

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from replay.balancer.engine import Balancer
 from replay.balancer.upstream import Upstream
 from replay.exchange import Answer, Dropped, Origin, Outcome, Request
-from replay.job import SAFE_METHODS, Job
+from replay.job import SAFE_METHODS, Job, SentTimes
 from replay.lane import Lane, SocketFactory
 from replay.settings import ReplayCounters, ReplaySettings
 from replay.sockets import new_socket
@@ -39,6 +39,7 @@ class Replayer:
     """The replay client of one worker. Not thread-safe. `loop` may be uvloop's or asyncio's own.
 
     `socket_factory` makes the sockets (from a process that may mark them, for example); OSError from it is counted.
+    `sent_times` knows better than this process' clock when requests left.
     """
 
     def __init__(
@@ -48,12 +49,15 @@ class Replayer:
         settings: ReplaySettings,
         done: Done,
         socket_factory: SocketFactory | None = None,
+        *,
+        sent_times: SentTimes | None = None,
     ) -> None:
         self.loop = loop
         self.settings = settings
         self.counters = ReplayCounters()
         self.mark = settings.mark
         self.socket_factory = socket_factory or new_socket
+        self.sent_times = sent_times
         self.now_s = time.monotonic()  # coarse: set by the sweep
         self._balancer = balancer
         self._assign = balancer.assign
@@ -125,6 +129,11 @@ class Replayer:
             self._quiet = self._quiet or self.loop.create_future()
             await asyncio.wait({self._quiet}, timeout=limit_s)
         self.close()
+
+    def discard(self) -> None:
+        """Send nothing of what waits, and keep no unused connection; what is under way ends as always."""
+        for lane in tuple(self._lanes.values()):
+            lane.discard()
 
     def close(self) -> None:
         """End everything now: what is not answered is Dropped.SHUTDOWN. May be called again."""

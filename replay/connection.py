@@ -3,10 +3,10 @@
     CONNECTING ──► [SECURING ──►] BUSY ──► IDLE ──► BUSY ...        every state ──► CLOSED
 
 The times of an answer are compared with production's, which come from packets, so they must not contain the delays of
-this process's event loop. Therefore the socket is our own and not a transport's: `t_sent_ns` is read directly before
-send(), and what is received carries the kernel's receive time (SO_TIMESTAMPNS, CLOCK_REALTIME). TCP gives one time for
-each read, that of the last segment it returned: exact for the last byte, and for the first byte whenever the first read
-returned one segment; else the first byte's time is late by at most the spread of the segments that waited together.
+this process. Therefore the socket is our own and not a transport's: `t_sent_ns` is read directly before send() (the hub
+may know better when the request left), and what is received carries the kernel's receive time (SO_TIMESTAMPNS). TCP
+gives one time for each read, that of the last segment it returned: exact for the last byte, and for the first byte when
+the first read returned one segment; else late by at most the spread of the segments that waited together.
 
 TLS is done on the bytes here, not by a wrapped socket, so that what is deciphered has its segment's time. A PROXY
 header goes out in front of everything else, and binds the connection to one client (`key`).
@@ -25,7 +25,7 @@ import time
 from enum import IntEnum
 
 from replay.exchange import Answer, Outcome
-from replay.job import SAFE_METHODS, Hub, Job, Owner
+from replay.job import SAFE_METHODS, Hub, Job, Owner, key_of, left_ns
 from replay.outcome import make_outcome, so_far
 from replay.proxy_header import proxy_v2
 from replay.response import Progress, ResponseReader
@@ -52,6 +52,7 @@ class Connection:
     """See the module. Made with `open`, which gives it its first job."""
 
     __slots__ = (
+        "_ends",
         "_hub",
         "_loop",
         "_owner",
@@ -81,6 +82,7 @@ class Connection:
         self._recvmsg = sock.recvmsg
         self._send = sock.send
         self._reader = ResponseReader(hub.settings.body_limit_bytes)
+        self._ends = b""  # what its packets call it
         self._tls: TlsStream | None = None
         self._unsent: memoryview | None = None  # what the kernel did not take yet
         self.fd = sock.fileno()
@@ -131,6 +133,7 @@ class Connection:
             return
         self._loop.add_reader(self.fd, self._on_readable)
         self._loop.remove_writer(self.fd)
+        self._ends = key_of(self._socket) if self._hub.sent_times is not None else b""
         self._owner.connected()
         transport = self._owner.upstream.transport
         header = proxy_v2(*parties(job.origin)) if transport.proxy_protocol else b""
@@ -296,11 +299,7 @@ class Connection:
         reader = self._reader
         counters = self._hub.counters
         outcome = self._outcome(job, Answer.OK)
-        latency_ns = outcome.t_last_ns - outcome.t_sent_ns
-        if latency_ns >= 0:
-            counters.latency_count += 1
-            counters.latency_sum_ns += latency_ns
-            counters.latency_log2[min(latency_ns.bit_length(), 63)] += 1
+        counters.note_latency(outcome.t_last_ns - outcome.t_sent_ns)
         if reader.excess_bytes:
             counters.excess += 1
         if self._unsent is not None:
@@ -397,4 +396,5 @@ class Connection:
 
     def _outcome(self, job: Job, answer: Answer, detail: str = "") -> Outcome:
         tls = self._tls.info if self._tls is not None else None
-        return make_outcome(self._owner.upstream, self._reader, tls, job.t_queued_ns, self.t_sent_ns, answer, detail)
+        t_sent_ns = left_ns(self._hub, self._ends, self.t_sent_ns, self._reader.t_first_ns)
+        return make_outcome(self._owner.upstream, self._reader, tls, job.t_queued_ns, t_sent_ns, answer, detail)

@@ -60,6 +60,8 @@ class Dropped(StrEnum):
     QUEUE_TIMEOUT = "queue_timeout"  # it waited longer than the limit
     LIMIT = "limit"  # every usable upstream had as many requests in flight as it may
     NO_UPSTREAM = "no_upstream"  # the balancer had none to give
+    SHORTAGE = "shortage"  # this host had no socket, or no local port
+    SWITCHED_OFF = "switched_off"  # the shadow was switched off before it was sent
     BACKOFF = "backoff"  # its upstream had just failed several times and was not tried
     SHUTDOWN = "shutdown"  # the agent ended before it was sent or answered
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from replay.connection import Connection
 
 
+# What stands before an IPv4 address in a socket's; one that is mapped (RFC 4291 section 2.5.5.2) sends IPv4 packets.
+_MAPPED = {socket.AF_INET: b"", socket.AF_INET6: bytes(10) + b"\xff\xff"}
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 section 9.2.1: may be sent twice
 
 
@@ -33,6 +36,14 @@ class Job:
         self.retried = 0
 
 
+class SentTimes(Protocol):
+    """The kernel's word on when requests left."""
+
+    def sent_ns(self, key: bytes, not_before_ns: int) -> int:
+        """When the bytes given to the connection's socket at `not_before_ns` began to leave (CLOCK_REALTIME), 0 if that
+        is not known. `key` names the connection, see `key_of`."""
+
+
 class Hub(Protocol):
     """What connections share."""
 
@@ -41,6 +52,33 @@ class Hub(Protocol):
     counters: ReplayCounters
     mark: bytes
     now_s: float  # coarse monotonic clock, behind by at most one sweep
+    sent_times: SentTimes | None  # None: this process' clock has to do
+
+
+def key_of(sock: socket.socket) -> bytes:
+    """A connection as its packets name it, all in network order: both addresses (our own first), then both ports.
+    Empty for what has none."""
+    if sock.family not in _MAPPED:
+        return b""
+    try:
+        ends = sock.getsockname(), sock.getpeername()
+    except OSError:  # it was reset already
+        return b""
+    addresses = [socket.inet_pton(sock.family, end[0].partition("%")[0]) for end in ends]
+    addresses = [address.removeprefix(_MAPPED[sock.family]) for address in addresses]
+    return b"".join([*addresses, *(end[1].to_bytes(2, "big") for end in ends)])
+
+
+def left_ns(hub: Hub, key: bytes, t_sent_ns: int, t_first_ns: int) -> int:
+    """When the request left that was given to the kernel at `t_sent_ns`, by the best clock there is. What was sent
+    after the answer began (`t_first_ns`, 0 without one) was not the request's beginning."""
+    if hub.sent_times is None or not key or not t_sent_ns:
+        return t_sent_ns
+    t_ns = hub.sent_times.sent_ns(key, t_sent_ns)
+    if not t_ns or 0 < t_first_ns < t_ns:
+        return t_sent_ns
+    hub.counters.kernel_sent += 1
+    return t_ns
 
 
 class Owner(Protocol):

@@ -96,8 +96,14 @@ class Lane:
         for connection in tuple(self._connections):
             connection.expire(now_s)
 
+    def discard(self) -> None:
+        """The shadow is off: nothing that waits is sent, and no unused connection kept."""
+        while self._queue:
+            self._front.end(self.upstream, self._dequeue(), Dropped.SWITCHED_OFF)
+        self.retire()
+
     def retire(self) -> None:
-        """The upstream has left the pool: keep no unused connection."""
+        """Keep no unused connection, as when the upstream has left the pool."""
         for connection in [connection for idle in self._idle.values() for connection in idle]:
             connection.close()
             self.went_away(connection)
@@ -131,7 +137,7 @@ class Lane:
             counters.connect_failures += 1
             self.upstream.connect_failed(time.monotonic())
         self._pump()
-        self._front.end(self.upstream, job, outcome or Dropped.NO_UPSTREAM)
+        self._front.end(self.upstream, job, outcome or Dropped.SHORTAGE)
 
     def ended(self, connection: Connection, job: Job, outcome: Outcome) -> None:
         if connection.state is State.CLOSED:
@@ -167,7 +173,7 @@ class Lane:
         except OSError as error:
             front.counters.local_failures += 1
             front.counters.local_failure = reason_of(error)
-            front.end(upstream, job, Dropped.NO_UPSTREAM)
+            front.end(upstream, job, Dropped.SHORTAGE)
             return
         front.counters.connects += 1
         front.counters.open_connections += 1

@@ -6,24 +6,22 @@ of rows has a bound in bytes.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from functools import lru_cache
 from typing import Any
 
 from replay.exchange import Answer, Exchange, Outcome, Request, Response
 from replay.http1 import header_values
+from replay.sameness import HASH_LIMIT_BYTES, known_sha1, sha1_of
 
 TARGET_LIMIT_CHARS = 2048
 FIELD_LIMIT_CHARS = 256  # of any other text
-HASH_LIMIT_BYTES = 256 * 1024  # hashing more than this would hold up the worker: 256 KiB take about 0.15 ms
 
 _NO_REQUEST = (None,) * 6
 _NO_RESPONSE = (None,) * 6
 _NO_FIELDS = (None,) * 3
 _NO_OUTCOME = (None,) * 18
 _HOST, _TYPE, _ENCODING, _LOCATION = b"\nhost:", b"\ncontent-type:", b"\ncontent-encoding:", b"\nlocation:"
-_NEW_SHA1 = hashlib.sha1(usedforsecurity=False)
 _SECRET = re.compile(rb"(?im)^((?:proxy-)?authorization|cookie|set-cookie)([ \t]*:)[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*")
 
 Row = tuple[Any, ...]
@@ -149,34 +147,18 @@ def _bodies(response: Response | None, outcome: Outcome | None) -> tuple[str | N
     """Hash of production's body, hash of the shadow's, and whether they are equal; None for what cannot be known."""
     theirs = None if outcome is None or outcome.answer is not Answer.OK else outcome.body
     if outcome is None or theirs is None:
-        return None if response is None else _hash(response), None, None
+        return None if response is None else known_sha1(response), None, None
     their_bytes = outcome.body_bytes
     their_whole = len(theirs) == their_bytes <= HASH_LIMIT_BYTES
     if response is None or not response.complete:
-        return None, _sha1(theirs) if their_whole else None, None
-    sha1 = _hash(response)
+        return None, sha1_of(theirs) if their_whole else None, None
+    sha1 = known_sha1(response)
     body = response.body
     if response.body_bytes != their_bytes:
-        return sha1, _sha1(theirs) if their_whole else None, False
+        return sha1, sha1_of(theirs) if their_whole else None, False
     if len(body) == their_bytes == len(theirs):
         if body == theirs:
             return sha1, sha1, True
-        return sha1, _sha1(theirs) if their_whole else None, False
-    their_sha1 = _sha1(theirs) if their_whole else None
+        return sha1, sha1_of(theirs) if their_whole else None, False
+    their_sha1 = sha1_of(theirs) if their_whole else None
     return sha1, their_sha1, None if sha1 is None or their_sha1 is None else sha1 == their_sha1
-
-
-def _hash(response: Response) -> str | None:
-    """As `exchange.body_sha1`, in two thirds of the time, and no more than the limit is hashed here."""
-    if not response.complete:
-        return None
-    if response.body_sha1 is not None or not response.body_bytes == len(response.body) <= HASH_LIMIT_BYTES:
-        return response.body_sha1
-    return _sha1(response.body)
-
-
-def _sha1(body: bytes) -> str:
-    # With OpenSSL 3 a copy takes half as long as a new one, for which it looks the algorithm up.
-    made = _NEW_SHA1.copy()
-    made.update(body)
-    return made.hexdigest()

@@ -69,9 +69,17 @@ class ReplayCounters:
     early: int = 0  # responses that were whole before the request was sent
     idle_closed: int = 0  # connections the upstream closed between requests
     clock_fallbacks: int = 0  # reads without a kernel timestamp
+    kernel_sent: int = 0  # outcomes whose time of sending is the kernel's, not this process'
     latency_sum_ns: int = 0  # first byte sent to last byte of whole responses
     latency_count: int = 0
     latency_log2: list[int] = field(default_factory=lambda: [0] * LATENCY_BUCKETS)  # [n]: below 2**n nanoseconds
+
+    def note_latency(self, latency_ns: int) -> None:
+        """Count a whole response; one that came before its request was sent is left out."""
+        if latency_ns >= 0:
+            self.latency_count += 1
+            self.latency_sum_ns += latency_ns
+            self.latency_log2[min(latency_ns.bit_length(), LATENCY_BUCKETS - 1)] += 1
 
     @property
     def open_requests(self) -> int:

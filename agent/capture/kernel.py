@@ -86,10 +86,12 @@ def link_tcx(prog_fd: int, ifindex: int, attach_type: int) -> int:
     return bpf(LINK_CREATE, struct.pack("<IIII", prog_fd, ifindex, attach_type, 0))
 
 
-def test_run(prog_fd: int, packet: bytes, repeat: int = 1) -> tuple[int, int]:
+def test_run(prog_fd: int, packet: bytes, repeat: int = 1, mark: int = 0) -> tuple[int, int]:
     """Run a tc program on a packet; its return value and the mean duration in ns (BPF_PROG_TEST_RUN)."""
     data = ctypes.create_string_buffer(packet, len(packet))
-    attr = struct.pack("<IIIIQQII", prog_fd, 0, len(packet), 0, ctypes.addressof(data), 0, repeat, 0)
+    skb = ctypes.create_string_buffer(struct.pack("<III", 0, 0, mark))  # struct __sk_buff up to `mark`
+    context = (len(skb) - 1, 0, ctypes.addressof(skb)) if mark else (0, 0, 0)  # size, room for the answer's, place
+    attr = struct.pack("<IIIIQQIIIIQ", prog_fd, 0, len(packet), 0, ctypes.addressof(data), 0, repeat, 0, *context)
     block = ctypes.create_string_buffer(attr, _ATTR_BYTES)
     _call(PROG_TEST_RUN, block)
     retval, duration = struct.unpack_from("<I", block.raw, 4)[0], struct.unpack_from("<I", block.raw, 36)[0]

@@ -13,8 +13,8 @@ KEY_OFFSET = 28  # of `key` in the event
 BUSY, DISCARD = 1 << 31, 1 << 30  # in the record header's length
 LENGTH_MASK = DISCARD - 1
 
-CONTROL = struct.Struct("<QQQQIIIIII")  # the lease comes first
-CONTROL_TABLES_AT, CONTROL_ENABLED_AT = 32, 36  # offsets of two of its fields
+CONTROL = struct.Struct("<QQQQIIIIIII")  # struct control up to its last field; the lease comes first
+CONTROL_TABLES_AT, CONTROL_ENABLED_AT, CONTROL_HARM_PHASE_AT = 32, 36, 60  # offsets of the words written alone
 PORT_WORDS = 1024
 PPM = 1_000_000
 
@@ -40,8 +40,22 @@ SELECTION_TABLES = {  # name: (offset, bytes)
 SELECTION_BYTES = sum(SELECTION_TABLES["next"])
 
 
+# control.harm_phase: the phase in the lowest bits, a generation above it.
+PHASES, PHASE_PAUSED, PHASE_BITS = 2, 2, 2
+
+# struct production_counts: buckets by latency, then errors. agent/capture/latency.py knows which
+# times a bucket holds.
+LATENCY_BUCKETS, LATENCY_STEPS, LATENCY_UNIT_NS = 512, 16, 256
+COUNTS = struct.Struct(f"<{LATENCY_BUCKETS}QQ")
+
+# struct sent_slot: first and last time, 8 bytes each, then the version: odd while it is being written.
+SENT_SLOTS, SENT_SLOT_BYTES = 16384, 64
+SENT_VERSION_AT, SENT_KEY_AT = 16, 28
+
+
 class Control(NamedTuple):
-    """struct control without its lease, in the order of its fields."""
+    """struct control without its lease, which comes first, and its last word, the harm check's; in the order of its
+    fields."""
 
     seed: int
     budget_packets: int
@@ -52,6 +66,7 @@ class Control(NamedTuple):
     own_mark: int
     request_limit: int
     response_limit: int
+    harm_ppm: int = 0
 
 
 class Counters(NamedTuple):

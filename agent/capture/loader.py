@@ -21,8 +21,11 @@ from agent import privileges
 from agent.capture import headers, kernel
 
 _INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
-MAPS = ("control", "ports", "counters", "selections", "addresses4_0", "addresses4_1", "addresses6_0", "addresses6_1")
-PROGRAMS = ("tap_ingress", "tap_egress")
+MAPS = (
+    "control", "ports", "counters", "sent_slots", "production_latency",
+    "selections", "addresses4_0", "addresses4_1", "addresses6_0", "addresses6_1",
+)  # fmt: skip
+PROGRAMS = ("tap_ingress", "tap_egress", "sent_egress")
 
 
 def main() -> None:
@@ -61,9 +64,11 @@ def load(order: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     rings = [kernel.create_ring(order["ring_bytes"]) for _ in range(order["workers"])]
     for index, ring in enumerate(rings):
         kernel.update(bpf["rings"].map_fd, struct.pack("<I", index), struct.pack("<I", ring))
-    links, attached = _attach(order, [program.fd for program in programs])
-    answer = {"attached": attached, "rings": len(rings), "links": len(links)}
-    return answer, maps + [program.fd for program in programs] + rings + links
+    fds = [program.fd for program in programs]
+    links, attached = _attach(order, fds)
+    sent_links, unattached = _attach_sent(order, fds[-1]) if attached == "tcx" else ([], [])
+    answer = {"attached": attached, "rings": len(rings), "links": len(links), "sent_unattached": unattached}
+    return answer, maps + fds + rings + links + sent_links
 
 
 def _attach(order: dict[str, Any], programs: list[int]) -> tuple[list[int], str]:
@@ -72,6 +77,17 @@ def _attach(order: dict[str, Any], programs: list[int]) -> tuple[list[int], str]
         return [], "none"
     hooks = [kernel.TCX_INGRESS] if order["loopback"] else [kernel.TCX_INGRESS, kernel.TCX_EGRESS]
     return [kernel.link_tcx(fd, order["ifindex"], hook) for fd, hook in zip(programs, hooks, strict=False)], "tcx"
+
+
+def _attach_sent(order: dict[str, Any], program: int) -> tuple[list[int], list[str]]:
+    """TCX links where replayed requests leave, and what went wrong with others: without them the workers' clocks do."""
+    links, unattached = [], []
+    for ifindex in order["sent_through"]:
+        try:
+            links.append(kernel.link_tcx(program, ifindex, kernel.TCX_EGRESS))
+        except OSError as error:
+            unattached.append(f"interface {ifindex}: {error.strerror}")
+    return links, unattached
 
 
 def _source(directory: Path) -> str:

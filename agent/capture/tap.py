@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 import agent
 import bpf
 from agent.capture import kernel
+from agent.capture.latency import ProductionLatency
 from agent.capture.layout import CONTROL, COUNTERS, PORT_WORDS, Control, Counters
 from agent.capture.tables import Tables
 from agent.errors import LoadError
@@ -32,13 +33,15 @@ from agent.errors import LoadError
 LOADER_INTERPRETER = "/usr/bin/python3"
 LOADER_TIMEOUT_S = 300  # on a busy small host compiling has been seen to take 150 s
 TRIES = 4
-_FDS_MAX = 128
+_FDS_MAX = 253  # SCM_MAX_FD of the kernel
+SENT_THROUGH_MAX = 64
 _ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
 
 
 @dataclass(frozen=True, slots=True)
 class TapOrder:
-    """What the loader is asked for; `attach` is auto, tcx or none (clsact is the keeper's)."""
+    """What the loader is asked for; `attach` is auto, tcx or none (clsact is the keeper's). `sent_through` are the
+    interfaces whose egress tells when replayed requests leave: only with TCX."""
 
     sources: str
     ifindex: int
@@ -47,43 +50,67 @@ class TapOrder:
     workers: int
     ring_bytes: int
     attach: str
+    sent_through: tuple[int, ...] = ()
 
 
-def order_for(interface: str, workers: int, ring_bytes: int, attach: str) -> TapOrder:
-    """The order for an interface of this network namespace; LoadError if there is none of that name."""
-    device = Path("/sys/class/net") / interface
+def order_for(interface: str, workers: int, ring_bytes: int, attach: str, sent_through: Sequence[int] = ()) -> TapOrder:
+    """The order for an interface of this network namespace; LoadError if there is none of that name. Of the ifindexes
+    `sent_through`, those are taken whose packets begin with the same kind of header (there is one program), and of them
+    the first SENT_THROUGH_MAX."""
     try:
         ifindex = socket.if_nametoindex(interface)
-        kind = int((device / "type").read_text()) if device.exists() else _ARPHRD_ETHER
+        kind = _kind_of(interface)
     except OSError:
         names = ", ".join(name for _, name in socket.if_nameindex())
         raise LoadError(f"no interface {interface!r} here; there are: {names}") from None
-    loopback = kind == _ARPHRD_LOOPBACK or interface == "lo"
     return TapOrder(
         sources=str(Path(bpf.__file__).parent),
         ifindex=ifindex,
-        loopback=loopback,
-        link_header_bytes=14 if loopback or kind == _ARPHRD_ETHER else 0,
+        loopback=kind == _ARPHRD_LOOPBACK,
+        link_header_bytes=_header_bytes(kind),
         workers=workers,
         ring_bytes=ring_bytes,
         attach="none" if attach == "clsact" else attach,
+        sent_through=tuple(i for i in sent_through if _begins_with(i, _header_bytes(kind)))[:SENT_THROUGH_MAX],
     )
+
+
+def _kind_of(interface: str) -> int:
+    """ARPHRD_ of the interface; /sys may show another namespace's, which does not have it."""
+    if interface == "lo":
+        return _ARPHRD_LOOPBACK
+    kind = Path("/sys/class/net", interface, "type")
+    return int(kind.read_text()) if kind.exists() else _ARPHRD_ETHER
+
+
+def _header_bytes(kind: int) -> int:
+    return 14 if kind in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK) else 0
+
+
+def _begins_with(ifindex: int, header_bytes: int) -> bool:
+    try:
+        return _header_bytes(_kind_of(socket.if_indextoname(ifindex))) == header_bytes
+    except OSError:  # it is gone
+        return False
 
 
 class Tap:
     """Owns every descriptor of the loaded program. One a service."""
 
-    def __init__(self, order: TapOrder, attached: str, fds: list[int]) -> None:
+    def __init__(self, order: TapOrder, attached: str, fds: list[int], sent_unattached: Sequence[str] = ()) -> None:
         self.order = order
         self.attached = attached  # "tcx", or "none" while nothing is attached yet
-        self._control_fd, self._ports_fd, self._counters_fd, selections_fd, *rest = fds
+        self.sent_unattached = sent_unattached  # a line for each interface that could not be had
+        self._control_fd, self._ports_fd, self._counters_fd, self.sent_slots, latency_fd, selections_fd, *rest = fds
         tries, rest = rest[:TRIES], rest[TRIES:]
-        self.programs, self.rings, self._links = rest[:2], rest[2 : 2 + order.workers], rest[2 + order.workers :]
+        self.programs, self.sent_program, rest = rest[:2], rest[2], rest[3:]
+        self.rings, self._links = rest[: order.workers], rest[order.workers :]
         self._control = mmap.mmap(self._control_fd, mmap.PAGESIZE)
         # One store: `struct.pack_into` zeroes first, and the program would find its lease over for that moment.
         self._lease = memoryview(self._control)[:8].cast("Q")
         self._ports = mmap.mmap(self._ports_fd, PORT_WORDS * 8)
         self.tables = Tables(self._control, selections_fd, tries)
+        self.latency = ProductionLatency(self._control, latency_fd)
         self._cpus = kernel.possible_cpus()
         self.lease_ns = 0
         self.lapses = 0  # renewals that came too late
@@ -100,7 +127,7 @@ class Tap:
             log.seek(0)
             if "error" in answer:
                 raise LoadError(_explain(answer["error"], log.read().decode(errors="replace")))
-        return cls(order, answer["attached"], fds)
+        return cls(order, answer["attached"], fds, answer["sent_unattached"])
 
     @property
     def unattached(self) -> list[int]:
@@ -117,7 +144,7 @@ class Tap:
         self._ports[:] = words.tobytes()
 
     def arm(self, control: Control, lease_ns: int) -> None:
-        """Write the orders and begin the lease: from here on the program copies."""
+        """Write the orders and begin the lease: from here on the program copies. What the harm check measures stays."""
         self.lease_ns, self._lease_until_ns = lease_ns, 0
         CONTROL.pack_into(self._control, 0, 0, *control)
         self.renew()
@@ -131,6 +158,7 @@ class Tap:
         if late_ns > 0:
             self.lapses += 1
             self.tables.missed()
+            self.latency.missed()
         return max(0, late_ns) / 1e9
 
     @contextmanager
@@ -163,10 +191,12 @@ class Tap:
         """Detach (TCX) and let go of everything."""
         self.stop()
         self.tables.close()
+        self.latency.close()
         self._lease.release()
         self._control.close()
         self._ports.close()
-        for fd in (*self._links, *self.programs, *self.rings, self._control_fd, self._ports_fd, self._counters_fd):
+        maps = (self._control_fd, self._ports_fd, self._counters_fd, self.sent_slots)
+        for fd in (*self._links, *self.programs, self.sent_program, *self.rings, *maps):
             os.close(fd)
 
 

@@ -19,7 +19,8 @@ LEASE_NS = 600_000_000_000
 RUNS = 100_000
 RUNS_COPIED = 2000  # as many as fit the ring
 ONE_PERCENT = PPM // 100
-PUSH_ACK, ACK = 0x18, 0x10
+PUSH_ACK, ACK, SYN = 0x18, 0x10, 0x02
+MARK = 0x5AD0
 
 
 class Case(NamedTuple):
@@ -30,6 +31,9 @@ class Case(NamedTuple):
     share_ppm: int
     runs: int
     copied: bool
+    harm_ppm: int = 0
+    mark: int = 0
+    leaving: bool = False  # through the program that notes when our own requests leave
 
 
 def packet(payload: bytes, port: int = 80, flags: int = PUSH_ACK) -> bytes:
@@ -43,14 +47,20 @@ def packet(payload: bytes, port: int = 80, flags: int = PUSH_ACK) -> bytes:
 
 def cases() -> list[Case]:
     """The packets; the flow is known not to be among the 1 %."""
+    ack = packet(b"", flags=ACK)
     arp = bytes.fromhex("020000000002020000000001") + b"\x08\x06" + bytes(46)
     return [
         Case("not IP: what the harness itself costs", arp, PPM, RUNS, False),
         Case("another port", packet(b"x" * 100, port=81), PPM, RUNS, False),
         Case("an unsampled flow (1 % sampled)", packet(b"x" * 100), ONE_PERCENT, RUNS, False),
-        Case("a pure ACK of a sampled flow", packet(b"", flags=ACK), PPM, RUNS, False),
+        Case("a pure ACK of a sampled flow", ack, PPM, RUNS, False),
         Case("copied, 100 bytes", packet(b"x" * 100), PPM, RUNS_COPIED, True),
         Case("copied, 1200 bytes", packet(b"x" * 1200), PPM, RUNS_COPIED, True),
+        Case("measured, not copied, 100 bytes", packet(b"x" * 100), ONE_PERCENT, RUNS, False, harm_ppm=PPM),
+        Case("measured, a pure ACK", ack, ONE_PERCENT, RUNS, False, harm_ppm=PPM),
+        Case("measured and copied, 1200 bytes", packet(b"x" * 1200), PPM, RUNS_COPIED, True, harm_ppm=PPM),
+        Case("leaving, not ours", packet(b"x" * 100), PPM, RUNS, False, leaving=True),
+        Case("leaving, a request of ours", packet(b"x" * 100), PPM, RUNS, False, mark=MARK, leaving=True),
     ]
 
 
@@ -81,11 +91,13 @@ def measure(plan: Plan) -> list[Figure]:
 def cost_ns(tap: Tap, ring: Ring, case: Case) -> float:
     """Mean of one series; the ring is empty before it."""
     select(tap, wanted(ppm=case.share_ppm))
-    arm(tap, workers=1, lease_ns=LEASE_NS)
+    arm(tap, workers=1, lease_ns=LEASE_NS, harm_ppm=case.harm_ppm, own_mark=MARK)
+    program = tap.sent_program if case.leaving else tap.programs[0]
+    kernel.test_run(program, packet(b"", flags=SYN), mark=case.mark)  # the connection is known
     while ring.read():
         pass
     before = tap.counters()
-    _, mean_ns = kernel.test_run(tap.programs[0], case.packet, case.runs)
+    _, mean_ns = kernel.test_run(program, case.packet, case.runs, case.mark)
     copied = tap.counters().copied - before.copied
     if copied != (case.runs if case.copied else 0):
         raise RuntimeError(f"{case.name}: {copied} of {case.runs} packets were copied")

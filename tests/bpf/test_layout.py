@@ -10,7 +10,10 @@ from agent.capture import layout, segment
 from agent.select import automaton
 
 ROOT = Path(__file__).parents[2]
-STRUCTS = ("segment_event", "control", "counters", "window", "selection", "flow_state")
+STRUCTS = (
+    "segment_event", "control", "counters", "window", "selection", "flow_state",
+    "sent_slot", "production_flow", "production_counts",
+)  # fmt: skip
 VALUES = {
     "KEY_V4_BYTES": segment.KEY_V4_BYTES,
     "KEY_V6_BYTES": segment.KEY_V6_BYTES,
@@ -30,6 +33,13 @@ VALUES = {
     "LENGTH_DIGIT": automaton.LENGTH_DIGIT,
     "STICKY": automaton.STICKY,
     "FOLD": automaton.FOLD,
+    "SENT_SLOTS": layout.SENT_SLOTS,
+    "LATENCY_BUCKETS": layout.LATENCY_BUCKETS,
+    "LATENCY_STEPS": layout.LATENCY_STEPS,
+    "1 << LATENCY_UNIT_BITS": layout.LATENCY_UNIT_NS,
+    "PHASES": layout.PHASES,
+    "PHASE_PAUSED": layout.PHASE_PAUSED,
+    "PHASE_MASK": (1 << layout.PHASE_BITS) - 1,
 }
 PROGRAM = r"""
 #include <stddef.h>
@@ -37,7 +47,7 @@ PROGRAM = r"""
 #include "event.h"
 #define SIZE(type, field) sizeof(((struct type *)0)->field)
 #define SHOW_ALL(type) printf(#type " %zu\n", sizeof(struct type))
-#define SHOW_VALUE(name) printf("#" #name " %llu\n", (unsigned long long)(name))
+#define SHOW_VALUE(name) printf("#" #name "\t%llu\n", (unsigned long long)(name))
 #define SHOW(type, field) printf(#type "." #field " %zu %zu\n", offsetof(struct type, field), SIZE(type, field))
 int main(void)
 {
@@ -64,7 +74,7 @@ def offsets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, in
         ["gcc", "-Wall", "-Wpadded", "-Werror", f"-I{ROOT / 'bpf'}", "show.c", "-o", "show"], cwd=directory, check=True
     )
     out = subprocess.run([directory / "show"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split() for line in out.splitlines()]
+    rows = [line.split("\t" if line[0] == "#" else " ") for line in out.splitlines()]
     return {row[0]: (int(row[1]), int(row[-1])) for row in rows}
 
 
@@ -83,7 +93,7 @@ def test_event_fields_follow_each_other_as_in_the_record_struct(offsets: dict[st
 @pytest.mark.parametrize(
     ("struct", "names", "format_struct"),
     [
-        ("control", ("lease_until_ns", *layout.Control._fields), layout.CONTROL),
+        ("control", ("lease_until_ns", *layout.Control._fields, "harm_phase"), layout.CONTROL),
         ("counters", layout.Counters._fields, layout.COUNTERS),
     ],
 )
@@ -96,7 +106,7 @@ def test_named_fields_are_the_same_in_the_same_order(
         offset, size = offsets[f"{struct}.{name}"]
         assert offset == expected, name
         expected += size
-    assert expected == format_struct.size
+    assert expected == format_struct.size + (offsets["control.harm_phase"][1] if struct == "control" else 0)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -136,3 +146,13 @@ def test_the_words_that_are_written_alone_are_where_python_writes_them(offsets: 
     assert offsets["control.lease_until_ns"] == (0, 8)
     assert offsets["control.tables"] == (layout.CONTROL_TABLES_AT, 4)
     assert offsets["control.enabled"] == (layout.CONTROL_ENABLED_AT, 4)
+    assert offsets["control.harm_phase"] == (layout.CONTROL_HARM_PHASE_AT, 4) == (layout.CONTROL.size, 4)
+
+
+def test_what_the_agent_reads_of_measurements_is_where_it_looks(offsets: dict[str, tuple[int, int]]) -> None:
+    assert offsets["sent_slot"][0] == layout.SENT_SLOT_BYTES
+    assert [offsets[f"sent_slot.{name}"] for name in ("first_ns", "last_ns")] == [(0, 8), (8, 8)]
+    assert offsets["sent_slot.version"] == (layout.SENT_VERSION_AT, 4)
+    assert offsets["sent_slot.key"] == (layout.SENT_KEY_AT, segment.KEY_V6_BYTES)
+    assert offsets["production_counts"][0] == layout.COUNTS.size == layout.LATENCY_BUCKETS * 8 + 8
+    assert (offsets["production_counts.buckets"][0], offsets["production_counts.errors"]) == (0, (512 * 8, 8))

@@ -212,7 +212,7 @@ def test_no_descriptor_left_is_our_shortage_not_the_shadows(run: Run) -> None:
     async def main() -> None:
         async with Client("127.0.0.1:9", factory) as client:
             client.submit(1)
-            assert await client.result(1) is Dropped.NO_UPSTREAM
+            assert await client.result(1) is Dropped.SHORTAGE
             assert (client.counters.local_failures, client.counters.local_failure) == (1, "too many open files")
             assert client.upstreams[0].failures == 0
 

@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 
 from agent.capture.layout import CONTROL, PORT_WORDS, SELECTION_BYTES, Control
-from agent.capture.loader import MAPS
-from agent.capture.tap import TRIES, Tap, TapOrder, order_for
+from agent.capture.loader import MAPS, PROGRAMS
+from agent.capture.tap import SENT_THROUGH_MAX, TRIES, Tap, TapOrder, order_for
 from agent.errors import LoadError
 
 ORDER = TapOrder("bpf", 1, False, 14, 2, 4096, "tcx")
-SELECTIONS_BYTES = -(-2 * SELECTION_BYTES // 4096) * 4096  # as the kernel rounds what can be mapped
+SIZES = {  # of those that are mapped, as the kernel rounds them
+    "control": 4096,
+    "ports": PORT_WORDS * 8,
+    "selections": -(-2 * SELECTION_BYTES // 4096) * 4096,
+    "production_latency": 12288,
+}
 
 
 class Memory:
@@ -24,10 +29,10 @@ class Memory:
 
     def __init__(self, attached: str = "tcx", order: TapOrder = ORDER) -> None:
         self.descriptors = [os.memfd_create(name) for name in MAPS]
-        for name, size in (("control", 4096), ("ports", PORT_WORDS * 8), ("selections", SELECTIONS_BYTES)):
+        for name, size in SIZES.items():
             os.ftruncate(self.descriptors[MAPS.index(name)], size)
         self.control, self.ports = os.dup(self.descriptors[0]), os.dup(self.descriptors[1])
-        self.descriptors += [os.memfd_create(str(n)) for n in range(2 + order.workers + 2)]
+        self.descriptors += [os.memfd_create(str(n)) for n in range(len(PROGRAMS) + order.workers + 2)]
         self.tap = Tap(order, attached, self.descriptors)
 
     def orders(self) -> tuple[int, ...]:
@@ -66,8 +71,8 @@ def test_closing_ends_the_lease_and_closes_every_descriptor() -> None:
     memory.tap.arm(Control(1, 2, 3, 4, 1, 6, 7, 8, 9), 1 << 40)
     memory.tap.close()
     assert memory.orders()[0] == 0
-    # those, and what `mmap` keeps of the three that are mapped
-    assert open_before - len(list(Path("/proc/self/fd").iterdir())) == len(memory.descriptors) + 3
+    # those, and what `mmap` keeps of those that are mapped
+    assert open_before - len(list(Path("/proc/self/fd").iterdir())) == len(memory.descriptors) + len(SIZES)
     for descriptor in memory.descriptors:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
@@ -77,9 +82,11 @@ def test_the_descriptors_are_told_apart_by_their_place() -> None:
     memory = Memory()
     tap, found = memory.tap, [Path(f"/proc/self/fd/{fd}") for fd in memory.descriptors]
     names = [str(path.readlink()).removeprefix("/memfd:").removesuffix(" (deleted)") for path in found]
-    assert len(MAPS) == 4 + TRIES
-    assert names == [*MAPS, *map(str, range(6))]
-    assert [tap.programs, tap.rings] == [memory.descriptors[8:10], memory.descriptors[10:12]]
+    assert len(MAPS) == 6 + TRIES
+    assert names == [*MAPS, *map(str, range(7))]
+    programs, rings = memory.descriptors[10:13], memory.descriptors[13:15]
+    assert [*tap.programs, tap.sent_program] == programs
+    assert (tap.rings, names[memory.descriptors.index(tap.sent_slots)]) == (rings, "sent_slots")
 
 
 def test_two_words_of_the_control_block_are_the_tables() -> None:
@@ -94,6 +101,22 @@ def test_two_words_of_the_control_block_are_the_tables() -> None:
     assert (memory.tap.tables.active, memory.tap.tables.enabled) == (1, 3)
     memory.tap.stop()
     assert memory.orders() == (0, *control._replace(tables=1, enabled=3))
+
+
+def test_what_the_harm_check_measures_is_a_word_of_its_own() -> None:
+    """Orders leave it alone, and a lapse of the lease begins a generation."""
+    memory = Memory()
+
+    def word() -> int:
+        return int.from_bytes(os.pread(memory.control, 4, CONTROL.size), "little")
+
+    memory.tap.latency.start(1)
+    started = word()
+    memory.tap.arm(Control(1, 2, 3, 4, 1, 6, 7, 8, 9, harm_ppm=10), 1)
+    assert (word(), memory.orders()[-1]) == (started, 10)
+    time.sleep(0.001)
+    assert memory.tap.renew() > 0
+    assert word() == started + 4
 
 
 def test_what_is_left_to_attach() -> None:
@@ -111,6 +134,9 @@ def test_the_order_for_an_interface() -> None:
     assert (order.workers, order.ring_bytes, order.attach) == (3, 8192, "none")
     assert order_for("lo", 3, 8192, "auto").attach == "auto"
     assert (Path(order.sources) / "tap.c").exists()
+    assert order.sent_through == ()
+    assert order_for("lo", 3, 8192, "auto", [order.ifindex, 1 << 30]).sent_through == (order.ifindex,)
+    assert len(order_for("lo", 3, 8192, "auto", [order.ifindex] * 99).sent_through) == SENT_THROUGH_MAX
     with pytest.raises(LoadError, match=r"no interface 'nope0' here; there are: .*lo"):
         order_for("nope0", 1, 4096, "auto")
 
@@ -150,13 +176,14 @@ def test_an_interpreter_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_loader_is_told_the_whole_order_and_its_descriptors_are_taken_over(tmp_path: Path) -> None:
-    code = """
-fds = [os.memfd_create(str(n)) for n in range(8 + 2 + order["workers"] + 2)]
-os.ftruncate(fds[0], 4096), os.ftruncate(fds[1], 8192), os.ftruncate(fds[3], 1 << 21)
+    code = f"""
+fds = [os.memfd_create(str(n)) for n in range({len(MAPS) + len(PROGRAMS)} + order["workers"] + 2)]
+for name, size in {SIZES}.items(): os.ftruncate(fds[{MAPS}.index(name)], size)
 assert order["ring_bytes"] == 4096 and int(sys.argv[4]) == os.getppid()
-socket.send_fds(channel, [json.dumps({"attached": order["attach"]}).encode()], fds)
+answer = {{"attached": order["attach"], "sent_unattached": ["interface 9: gone"]}}
+socket.send_fds(channel, [json.dumps(answer).encode()], fds)
 """
     tap = Tap.load(ORDER, loader(tmp_path, code))
     assert tap.attached == "tcx"
-    assert (len(tap.programs), len(tap.rings)) == (2, 2)
+    assert (len(tap.programs), len(tap.rings), tap.sent_unattached) == (2, 2, ["interface 9: gone"])
     tap.close()
