@@ -38,6 +38,7 @@ class Worker:
     past: Accounts = field(default_factory=dict)
     past_events: dict[str, Any] = field(default_factory=dict)
     untold: dict[str, dict[str, Any]] = field(default_factory=dict)  # messages it was too far behind to take, by topic
+    pulses: list[tuple[list[list[int]], int]] = field(default_factory=list)  # not looked at yet, and their times
     done: bool = False
 
     @property
@@ -69,15 +70,38 @@ class Worker:
                 return True
             if report is None:
                 return False
-            self.report, self.heard_s = report, time.monotonic()
+            self.heard_s = time.monotonic()
+            if "pulse" in report:
+                self.pulses.append((report["pulse"], report["at_ns"]))
+                continue
+            self.report = report
             self.done = bool(report["final"])
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all workers are given: descriptors (-1 for none), and how many of the requests are asked twice."""
+
+    feed: int = -1  # to the watch process
+    sent: int = -1  # map of the times at which replayed requests left
+    noise_ppm: int = 0
 
 
 class Crew:
     """Every child of one service."""
 
-    def __init__(self, order: Order, mark: int, run: str, rings: list[int], ring_bytes: int, user: str) -> None:
+    def __init__(
+        self,
+        order: Order,
+        mark: int,
+        run: str,
+        rings: list[int],
+        ring_bytes: int,
+        user: str,
+        shared: Shared | None = None,
+    ) -> None:
         self._order = order
+        self._shared = shared or Shared()
         self._mark = mark
         self._ring_bytes = ring_bytes
         self._run = run
@@ -213,7 +237,7 @@ class Crew:
         order = self._order_of(number)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keeper = self._keeper_channels[number]
-        fds = [theirs.fileno(), self._rings[number], keeper]
+        fds = [theirs.fileno(), self._rings[number], keeper, self._shared.feed, self._shared.sent]
         process = start_module("agent.worker_start", fds, [fd for fd in fds if fd >= 0])
         theirs.close()
         ours.setblocking(False)
@@ -235,6 +259,7 @@ class Crew:
             "user": self._user,
             "parent": os.getpid(),
             "ring_bytes": self._ring_bytes,
+            "noise_ppm": self._shared.noise_ppm,
         }
 
 

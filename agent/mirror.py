@@ -27,11 +27,15 @@ class Mirror:
     """Owns one shadow's account. `take` and `answered` may come in any order for one exchange; its trial is recorded
     when both came. `place` is the shadow's among those of `Exchange.trials`."""
 
-    def __init__(self, choose: Choose, record: Record | None = None, place: int = 0) -> None:
+    def __init__(
+        self, choose: Choose, record: Record | None = None, place: int = 0, begun: Record | None = None
+    ) -> None:
+        """`record` is told of each trial that is over, `begun` of each whose request is on its way."""
         self.account = Account()
         self.sender: Sender | None = None  # None: capture only
         self.choose = choose
         self._record = record
+        self._begun = begun
         self._place = place
 
     def take(self, ready: Iterable[Exchange], finished: Iterable[Exchange], seen: int) -> None:
@@ -75,6 +79,8 @@ class Mirror:
             self._end(trial, Fate.SKIPPED, Skipped.DRY_RUN)
         elif (drop := self.sender.submit(request, trial, exchange)) is not None:
             self._end(trial, Fate.DROPPED, drop)
+        elif self._begun is not None:
+            self._begun(trial)
 
     def _end(self, trial: Trial, fate: Fate, reason: str = "") -> None:
         trial.fate, trial.reason = fate, reason

@@ -113,6 +113,15 @@ class SpacedSender:
             self._timer = None
         self._send(self.spacing.take_all())
 
+    def discard(self) -> None:
+        """The shadow is off: nothing that is held or waits is sent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for _, token, _ in self.spacing.take_all():
+            self._answered(token, Dropped.SWITCHED_OFF)
+        self._replayer.discard()
+
     def _sleep(self, now_ns: int) -> None:
         wait_s = self.spacing.wait_s(now_ns)
         self._timer = None if wait_s is None else self._loop.call_later(wait_s, self._wake)

@@ -16,6 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from agent.merge import add_up
+from agent.monitor.feed import Feed
+from agent.monitor.pairs import LIMIT_BYTES, PairRecord, unpack
+from agent.monitor.pulse import Pulse
 from agent.order import Order, ShadowOrder
 from agent.pool_order import PoolOrder
 from agent.select.choice import Rule
@@ -290,14 +293,30 @@ def test_a_changed_rule_decides_for_the_mirror_and_not_for_what_is_held(run: Run
         made = shadowing(an_order(server.address))
         connect(made, LONG_NS)
         made.mirror.take(exchanges(2), (), 2)
-        made.change(Rule(enabled=False))
+        made.change(Rule(methods=()))
         made.mirror.take(exchanges(3), (), 5)
         await made.drain(ACCEPTED_S)
-        assert (made.mirror.account.replayed, made.mirror.account.skipped) == (2, {"disabled": 3})
+        assert (made.mirror.account.replayed, made.mirror.account.skipped) == (2, {"method": 3})
 
     with ScriptedServer(serve) as server:
         run(main())
     assert len(server.requests) == 2
+
+
+def test_a_shadow_that_is_switched_off_gets_nothing_of_what_is_held(run: Run) -> None:
+    async def main() -> None:
+        made = shadowing(an_order(server.address))
+        connect(made, LONG_NS)
+        made.mirror.take(exchanges(2), (), 2)
+        made.change(Rule(enabled=False))
+        made.mirror.take(exchanges(3), (), 5)
+        await made.drain(ACCEPTED_S)
+        assert made.mirror.account.dropped == {"switched_off": 2}
+        assert made.mirror.account.skipped == {"disabled": 3}
+
+    with ScriptedServer(serve) as server:
+        run(main())
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("in_kernel", [True, False])
@@ -384,3 +403,95 @@ def test_the_report_is_plain_and_can_be_added_up(run: Run, tmp_path: Path, repla
     both = add_up([report, report])
     assert set(both) == set(report)
     assert both["recording"].get("rows", 0) == 4 * recording and both["replay"].get("done", 0) == 4 * replaying
+
+
+def pairs_in(reader: socket.socket) -> list[PairRecord]:
+    """All pairs that were sent."""
+    found: list[PairRecord] = []
+    while True:
+        try:
+            found += unpack(reader.recv(LIMIT_BYTES, socket.MSG_DONTWAIT)).pairs
+        except BlockingIOError:
+            return found
+
+
+@pytest.mark.parametrize("noise_ppm", [0, 1_000_000])
+def test_pairs_are_told_and_echoes_are_counted_apart(run: Run, tmp_path: Path, noise_ppm: int) -> None:
+    """The shadow answers every request with another body each time."""
+    recorder, taken, hurries = Noted(tmp_path), exchanges(10), list[None]()
+    pulse = Pulse(1, lambda: hurries.append(None))
+    reader, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    feed = Feed(theirs, 0)
+
+    def restless(peer: Peer) -> None:
+        while request := peer.request():
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n%016x" % (id(request) ^ time.time_ns()))
+
+    async def main() -> None:
+        made = Shadowing(
+            an_order(server.address), 0, recorder, None, in_kernel=True, feed=feed, pulse=pulse, noise_ppm=noise_ppm
+        )
+        connect(made)
+        made.mirror.take(taken, taken, 10)
+        await until(lambda: made.mirror.account.replayed == 10)
+        echoes = made.report().get("echo", {"answered": 0})
+        if noise_ppm:
+            await until(lambda: made.report()["echo"]["answered"] == 10)
+            echoes = made.report()["echo"]
+            assert echoes == {"asked": 10, "answered": 10, "noisy": 10, "dropped": 0}
+        await made.drain(ACCEPTED_S)
+        account = made.mirror.account
+        assert (account.seen, account.replayed, account.in_flight, account.answers) == (10, 10, 0, {"ok": 10})
+        assert made.report()["replay"]["done"] == 10 + echoes["answered"]
+
+    with ScriptedServer(restless) as server:
+        run(main())
+    feed.flush()
+    told = pairs_in(reader)
+    reader.close()
+    theirs.close()
+    assert len(recorder.given) == len(told) == 10
+    assert {pair.noisy for pair in told} == {True if noise_ppm else None} and all(pair.different for pair in told)
+    assert sorted(pair.target for pair in told) == [f"/{number}" for number in range(10)]
+    assert pulse.take() == [[0, 10, 0, 0, 0]] and hurries == []
+
+
+def test_what_waits_for_its_echo_is_told_at_the_end(run: Run) -> None:
+    """The echoes are held for an hour, and the shadow is switched off meanwhile."""
+    reader, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    feed, taken = Feed(theirs, 0), exchanges(3, at_ns=time.time_ns() - LONG_NS)
+
+    async def main() -> None:
+        made = Shadowing(an_order(server.address), 0, None, None, in_kernel=True, feed=feed, noise_ppm=1_000_000)
+        connect(made, LONG_NS)
+        made.mirror.take(taken, taken, 3)
+        await until(lambda: made.mirror.account.replayed == 3)
+        assert made.report()["echo"]["asked"] == 3 and feed.report()["waiting_bytes"] == 0
+        made.change(Rule(enabled=False))
+        await made.drain(ACCEPTED_S)
+        assert made.report()["echo"]["dropped"] + made.report()["echo"]["answered"] == 3
+
+    with ScriptedServer(serve) as server:
+        run(main())
+    feed.flush()
+    assert len(pairs_in(reader)) == 3
+    reader.close()
+    theirs.close()
+
+
+def test_a_dead_shadow_hurries_the_pulse(run: Run) -> None:
+    hurries: list[None] = []
+    pulse = Pulse(1, lambda: hurries.append(None))
+
+    async def main() -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            order = an_order(f"127.0.0.1:{nobody.getsockname()[1]}")
+            made = Shadowing(order, 0, None, None, in_kernel=True, pulse=pulse)
+            connect(made)
+            made.mirror.take(exchanges(5), (), 5)
+            await until(lambda: made.mirror.account.in_flight == 0)
+            await made.drain(ACCEPTED_S)
+
+    run(main())
+    assert len(hurries) == 1 and pulse.take() == [[0, 5, 5, 0, 5]]
