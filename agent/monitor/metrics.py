@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from agent.capture.layout import ACTIONS
 from agent.errors import LoadError
 from agent.merge import GAUGES
+from agent.monitor.watch_metrics import WatchSnapshot, families
 from replay.account import Account
 
 PREFIX = "shadowtap_"
@@ -35,6 +36,7 @@ class Snapshot:
     memory_bytes: int = 0
     shares_ppm: dict[str, int] = field(default_factory=dict)  # by shadow; 0 for one that is off
     programs: dict[str, bool] = field(default_factory=dict)  # by shadow that has a balancer program: whether it runs
+    watch: WatchSnapshot | None = None
 
 
 # report section, metric prefix, help; every number in the section that is not a gauge becomes a counter
@@ -87,6 +89,8 @@ class AgentCollector:
             [([], _at(now.workers, "unmarked_sockets"))],
         )
         yield _counters("worker_cpu_seconds", "CPU time of the workers", [], [([], _at(now.workers, "cpu_s"))])
+        if now.watch is not None:
+            yield from families(now.watch)
 
 
 def _account(now: Snapshot) -> Iterator[Metric]:
