@@ -15,13 +15,16 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from agent.alerts_config import AlertsConfig
 from agent.capture.layout import PPM, SHADOWS_MAX
 from agent.errors import ConfigError
 from agent.fields import Directory, Interface, MiB, Model, Port, Seconds, User
+from agent.resources_config import Resources
 from agent.select.client_address import CONNECTION, ClientAddress, client_address
 from agent.select.criteria import Geo, leaves
 from agent.select.sampling import By, Window
 from agent.shadow_config import NAME, Shadow
+from agent.watch_config import Harm, Judging, Limits, Rollback, State
 
 SMALL_RING_BYTES = 256 * 1024
 
@@ -156,6 +159,13 @@ class Config(Model):
     http: Http = Http()
     recording: Recording | None = None
     metrics: Metrics | None = Metrics()
+    judge: Judging | None = Judging()
+    rollback: Rollback = Rollback()
+    limits: Limits = Limits()
+    harm: Harm | None = Harm()
+    resources: Resources | None = None
+    alerts: AlertsConfig = AlertsConfig()
+    state: State | None = State()
     seed: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
     user: User | None = None  # account the agent runs under; default shadowtap, else nobody
     mark: Annotated[int, Field(ge=0, lt=1 << 32)] = 0x5AD0  # SO_MARK of replayed connections, 0: none
@@ -171,6 +181,8 @@ class Config(Model):
                 raise ValueError(
                     f"shadows.{name}.criteria asks for a country: set geo.database to a file with countries"
                 )
+        if self.resources is not None and (unknown := sorted(set(self.resources.shadows) - set(self.shadows))):
+            raise ValueError(f"resources.shadows: no shadow is called {', '.join(unknown)}")
         _ = self.windows
         return self
 

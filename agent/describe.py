@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.config import Config
 from agent.shadow_config import Shadow
 
 
@@ -23,3 +24,12 @@ def _pool(shadow: Shadow) -> str:
     if discovery.dns is not None or discovery.file is not None:
         return f"as {discovery.dns.name if discovery.dns else discovery.file} says"
     return ", ".join(upstream.address for upstream in shadow.upstreams)
+
+
+def describe_run(config: Config, attached: str) -> str:
+    """A whole run in one line; `attached` as the tap says it."""
+    capture = config.capture
+    how = "TCX" if attached == "tcx" else "clsact"
+    where = f"{capture.interface} port {', '.join(map(str, capture.ports))}"
+    shadows = "; ".join(describe(name, shadow) for name, shadow in config.shadows.items())
+    return f"{shadows}, on {where} ({how}, {capture.workers} worker{'s' * (capture.workers > 1)})"

@@ -15,6 +15,7 @@ from agent.select.choice import Rule, rule_as_json, rule_from_json
 from agent.select.client_address import CONNECTION, PROXY_PROTOCOL, ClientAddress, client_address
 from agent.select.criteria import Geo, leaves
 from agent.select.sampling import By
+from replay.balancer.address import parse_host_port
 from replay.settings import ReplaySettings
 
 if TYPE_CHECKING:
@@ -92,6 +93,14 @@ class Order:
     def replays(self) -> bool:
         """Some shadow is asked; else nothing but capturing is done."""
         return any(shadow.pool.replays for shadow in self.shadows)
+
+    @property
+    def upstream_hosts(self) -> list[str]:
+        """Numeric addresses of the shadow hosts there are now, each once."""
+        pools = [shadow.pool for shadow in self.shadows]
+        addresses = [each.address for pool in pools for each in pool.upstreams]
+        addresses += [front.address for pool in pools for front in pool.fronts]
+        return list(dict.fromkeys(parse_host_port(text).host for text in addresses if not text.startswith("unix:")))
 
     @property
     def peer_is_client(self) -> bool:

@@ -3,8 +3,9 @@
              loader (leaves at once)
                 │ descriptors
 service ────────┴─── keeper (CAP_NET_ADMIN: marks, clsact)
- │  lease, counters, metrics, account
- └── worker 0 … worker N-1 (one ring, one core each)
+ │  lease, counters, metrics, account, guards
+ ├── worker 0 … worker N-1 (one ring, one core each)
+ └── watch (judges, CPU and memory of the pools, alerts)
 """
 
 from __future__ import annotations
@@ -20,21 +21,27 @@ from pathlib import Path
 from typing import Any
 
 from agent import privileges
-from agent.capture.layout import Control, Counters
+from agent.capture.egress import egress_interfaces
+from agent.capture.layout import PPM, Control, Counters
 from agent.capture.tap import Tap, order_for
 from agent.config import Config
 from agent.control.api import Api
 from agent.control.server import ControlServer
 from agent.control.steering import Steering
-from agent.crew import Crew, Worker
-from agent.describe import describe
+from agent.crew import Crew, Shared, Worker
+from agent.describe import describe_run
+from agent.desk import Desk
+from agent.directories import open_geography, prepare
 from agent.errors import ConfigError, LoadError
 from agent.memory import resident_bytes
 from agent.monitor.metrics import MetricsServer, Snapshot
+from agent.monitor.watch_link import WatchLink, watch_order
 from agent.order import Order
 from agent.pools import Pools
 from agent.select.geo import GeoDatabase
 from agent.summary import account_lines
+from agent.watch_view import Figures, snapshot_of
+from agent.watching import Watching
 from replay.runfile import new_run_id
 
 READY_TIMEOUT_S = 60
@@ -72,14 +79,16 @@ class Service:
             self._metrics = MetricsServer(self.config.metrics.address, self._snapshot) if self.config.metrics else None
             self._tap.watch(self.config.capture.ports)
             self._tap.arm(self._control(), self.config.capture.lease_ms * 1_000_000)
-            self._steering.begin()
+            with self._tap.kept():
+                self._watching.begin(self._tap.latency, str(self._path or ""))
+                self._steering.begin()
             if warning := privileges.stand_in(self._user):
                 self._say(f"warning: {warning}")
             for note in self.config.notes:
                 self._say(f"note: {note}")
             if self._path is not None and not privileges.may_read(self._user, self._path):
                 self._say(f"note: SIGHUP will not read {self._path} again: {self._user.pw_name} cannot read it")
-            self._say(f"ready: {self._describe()}")
+            self._say(f"ready: {describe_run(self.config, self._tap.attached)}")
             healthy = self._serve()
         except BaseException:
             self._abandon()
@@ -94,33 +103,49 @@ class Service:
             )
         self._user = privileges.service_user(self.config.user)
         order = Order.of(self.config)
-        geo = self._open_geography(order)
-        self._prepare_directory(order)
+        geo = open_geography(order.geo_database, self._user)
+        for shadow in order.shadows:
+            prepare("recording.directory", order.directory_of(shadow.name), self._user)
+        prepare("state.directory", self.config.state.directory if self.config.state else None, self._user)
         for number in _ENDING_SIGNALS:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_hangup)
         self._pools = Pools(self.config, order, self._user.pw_name, self._say)
+        link = WatchLink(watch_order(self.config, self._user.pw_name), self._say) if self.config.judge else None
         try:
+            if link is not None:
+                link.start()  # first of all: it takes longest until it is there
             order = self._pools.start()
-            self._load(order, geo)
+            self._load(order, geo, link)
         except BaseException:
             self._pools.close()
+            if link is not None:
+                link.close()
             raise
 
-    def _load(self, order: Order, geo: GeoDatabase | None) -> None:
-        capture = self.config.capture
-        tap_order = order_for(capture.interface, capture.workers, capture.ring_bytes, capture.attach)
+    def _load(self, order: Order, geo: GeoDatabase | None, link: WatchLink | None) -> None:
+        capture, mark = self.config.capture, self.config.mark
+        through = egress_interfaces(order.upstream_hosts, mark) if mark else []
+        tap_order = order_for(capture.interface, capture.workers, capture.ring_bytes, capture.attach, through)
         self._tap = Tap.load(tap_order)
-        self._crew = Crew(
-            order, self.config.mark, new_run_id(time.time_ns()), self._tap.rings, capture.ring_bytes, self._user.pw_name
+        judge = self.config.judge
+        shared = Shared(
+            feed=link.feed_fd if link else -1,
+            sent=self._tap.sent_slots if mark else -1,
+            noise_ppm=round(judge.noise_percentage * PPM / 100) if judge else 0,
         )
+        run = new_run_id(time.time_ns())
+        self._crew = Crew(order, mark, run, self._tap.rings, capture.ring_bytes, self._user.pw_name, shared)
         tables, tell = self._tap.tables, self._crew.change_rules
         self._steering = Steering(self.config, tables, geo, tell, self._path, self._tap.kept, self._pools.change)
+        figures = Figures(self._crew.accounts, self._pools.program_states, self._own_needs, self._kernel_news)
+        self._watching = Watching(self.config, self._steering, figures, link, self._say)
         try:
             self._crew.start_keeper(tap_order.ifindex, self._tap.unattached)
             self._crew.start_workers()
             self._await_workers(self._crew)
             self._pools.watch(self._selector, self._crew.change_pool)
+            self._watching.hear_from(self._selector)
             self._open_control()
         except BaseException:
             self._abandon()
@@ -138,7 +163,8 @@ class Service:
                 os.chown(control.socket.parent, self._user.pw_uid, group)
         except OSError as error:
             raise LoadError(f"control.socket {control.socket}: {error.strerror}: choose another place") from None
-        api = Api(self._steering, self._status, self._say)
+        self._desk = Desk(self._watching, self._status)
+        api = Api(self._steering, self._desk, self._say)
         self._control_server = ControlServer(control.socket, self._selector, api, group=group)
 
     def _status(self) -> dict[str, Any]:
@@ -157,42 +183,8 @@ class Service:
         self._close_control()
         self._crew.end()
         self._pools.close()
+        self._watching.close()
         self._tap.close()
-
-    def _describe(self) -> str:
-        capture = self.config.capture
-        how = "TCX" if self._tap.attached == "tcx" else "clsact"
-        where = f"{capture.interface} port {', '.join(map(str, capture.ports))}"
-        shadows = "; ".join(describe(name, shadow) for name, shadow in self.config.shadows.items())
-        return f"{shadows}, on {where} ({how}, {capture.workers} worker{'s' * (capture.workers > 1)})"
-
-    def _open_geography(self, order: Order) -> GeoDatabase | None:
-        if order.geo_database is None:
-            return None
-        path = Path(order.geo_database)
-        geo = GeoDatabase(path)
-        if not privileges.may_read(self._user, path):
-            who = self._user.pw_name
-            raise LoadError(f"geo.database {path}: user {who} cannot read it: chmod a+r {path}, or name another `user`")
-        return geo
-
-    def _prepare_directory(self, order: Order) -> None:
-        directories = [order.directory_of(shadow.name) for shadow in order.shadows]
-        for directory in filter(None, directories):
-            try:
-                for each in (*reversed(directory.parents), directory):
-                    if not each.exists():
-                        each.mkdir()
-                        os.chown(each, self._user.pw_uid, self._user.pw_gid)  # one that was there keeps its owner
-            except OSError as error:
-                raise LoadError(
-                    f"recording.directory {directory}: {error.strerror}: choose one that can be made"
-                ) from None
-            if not directory.is_dir() or not privileges.may_write(self._user, directory):
-                who = self._user.pw_name
-                raise LoadError(
-                    f"recording.directory {directory}: user {who} cannot write there: chown {who} {directory}"
-                )
 
     def _control(self) -> Control:
         capture = self.config.capture
@@ -206,6 +198,7 @@ class Service:
             own_mark=self.config.mark,
             request_limit=capture.request_limit_bytes,
             response_limit=capture.response_limit_bytes,
+            harm_ppm=PPM if self.config.harm and self.config.judge else 0,  # only while a phase is measured
         )
 
     def _await_workers(self, crew: Crew) -> None:
@@ -232,6 +225,7 @@ class Service:
                 self._say(f"the lease had run out {late_s:.1f} s ago: until now nothing was copied")
             if not self._hear_all(interval_s):
                 return False
+            self._watching.look_at_harm(time.monotonic())
             if self._control_server:
                 self._control_server.expire(time.monotonic())
             if self._reload:
@@ -249,6 +243,8 @@ class Service:
         for key, _ in self._selector.select(wait_s):
             if key.data is self._pools:
                 self._pools.take(key.fileobj)
+            elif isinstance(key.data, WatchLink):
+                self._watching.take()
             elif not (self._control_server and self._control_server.take(key)) and not self._hear(key.data):
                 return False
         return True
@@ -259,6 +255,7 @@ class Service:
         except ConfigError as error:
             self._say(f"the configuration was not taken over: {error}")
             return
+        self._watching.reloaded(notes)
         for line in (*notes, "the configuration was read again"):
             self._say(line)
 
@@ -267,6 +264,7 @@ class Service:
         self._crew.workers[0].tell({"kernel": self._kernel_news()})
         self._crew.tell_again()
         self._pools.look(time.monotonic())
+        self._watching.look(time.monotonic())
         for worker in self._crew.kill_stuck(STUCK_S):
             self._say(f"worker {worker} has not reported for {STUCK_S:.0f} s: killed")
         if problem := self._steering.look_at_geography():
@@ -284,7 +282,11 @@ class Service:
         return True
 
     def _hear(self, worker: Worker) -> bool:
-        if worker.listen():
+        alive = worker.listen()
+        for rows, at_ns in worker.pulses:
+            self._watching.pulse(rows, at_ns)
+        worker.pulses.clear()
+        if alive:
             self._tell_problem(worker)
             return True
         self._selector.unregister(worker.channel)
@@ -341,6 +343,9 @@ class Service:
                 if worker is self._pools:
                     self._pools.take(key.fileobj)
                     continue
+                if isinstance(worker, WatchLink):
+                    self._watching.take()
+                    continue
                 alive = worker.listen()
                 if not alive or worker.done:
                     self._selector.unregister(worker.channel)
@@ -367,14 +372,21 @@ class Service:
             kernel=self._kernel()._asdict(),
             workers=reports,
             restarts=self._crew.restarts,
-            memory_bytes=resident_bytes(os.getpid())
-            + resident_bytes(self._crew.keeper_pid())
-            + int(reports.get("memory_bytes", 0)),
+            memory_bytes=self._own_needs()[1],
             shares_ppm={
                 name: shadow.share_ppm * shadow.enabled for name, shadow in self._steering.config.shadows.items()
             },
             programs=self._pools.program_states(),
+            watch=snapshot_of(self._watching),
         )
+
+    def _own_needs(self) -> tuple[float, int]:
+        """CPU seconds and resident bytes of all the agent's processes but balancer programs."""
+        reports, link = self._crew.events(), self._watching.link
+        told = link.told.watch if link else {}
+        pids = [os.getpid(), self._crew.keeper_pid(), link.pid if link else None]
+        memory_bytes = sum(map(resident_bytes, pids)) + int(reports.get("memory_bytes", 0))
+        return time.process_time() + float(reports.get("cpu_s", 0)) + float(told.get("cpu_s", 0)), memory_bytes
 
 
 def _per_cpu(limit: int) -> int:

@@ -12,6 +12,7 @@ from agent.fields import LONGEST_S, MiB, Model, Seconds
 from agent.pool_config import Balancer, Discovery, UpstreamConfig
 from agent.select.criteria import Criteria, read_criteria
 from agent.select.sampling import By, read_sample_by
+from agent.watch_config import RampPlan
 
 PERCENT_TO_PPM = 10_000
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -71,6 +72,7 @@ class Shadow(Model):
     queue_entries: Annotated[int, Field(ge=1)] = 4096
     queue_mib: MiB = 16
     queue_timeout_s: Seconds = 5.0
+    ramp: RampPlan | None = None  # begins with the agent, unless it was ended already
 
     @property
     def captures_only(self) -> bool:

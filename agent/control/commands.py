@@ -1,37 +1,39 @@
-"""The commands to a running agent: `shadowtap set`, `enable`, `disable` and `status`.
+"""The commands to a running agent. Here are those that change a shadow: `shadowtap set`, `enable`, `disable`, `pool`.
 
-Each takes parsed arguments, asks over the control socket and returns the text to print. Where a shadow's name is left
-out and the agent has but one, it is that one.
+Each takes parsed arguments, asks over the control socket and returns the text to print.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from agent.control.client import DEFAULT_SOCKET, ask
+from agent.control import guard_commands, history_commands, ramp_commands, status_commands
+from agent.control.client import ask
+from agent.control.command import CommandError, add_command, add_name, add_reason, named, printable, with_reason
 from agent.control.pool import add_arguments, show_pool
-from replay.errors import ShadowtapError
+from agent.control.shadow_line import shadow_line
 
 if TYPE_CHECKING:
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
+    from agent.control.command import SubParsers
 
 _NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e-?[0-9]+)?", re.IGNORECASE)
-_NAME = re.compile(r"[A-Za-z0-9._~-]+")  # more than is allowed, and safe in a path: the agent says what there is
 _SWITCH = {"true": True, "false": False}
-
-
-class CommandError(ShadowtapError):
-    """A command that cannot be sent as it was typed."""
 
 
 def add_parsers(commands: SubParsers) -> None:
     """Add the commands to those of the command line; `run` of each prints and returns the exit status."""
-    change = _parser(
+    _add_changes(commands)
+    status_commands.add_parsers(commands)
+    ramp_commands.add_parsers(commands)
+    guard_commands.add_parsers(commands)
+    history_commands.add_parsers(commands)
+
+
+def _add_changes(commands: SubParsers) -> None:
+    change = add_command(
         commands,
         "set",
         change_shadow,
@@ -41,80 +43,49 @@ def add_parsers(commands: SubParsers) -> None:
         "enabled (true, false). "
         "Example: shadowtap set candidate percentage=5 'criteria=path:/api/* and not geo:US'",
     )
-    change.usage = "shadowtap set [-h] [--socket PATH] [NAME] KEY=VALUE [KEY=VALUE ...]"
+    change.usage = "shadowtap set [-h] [--socket PATH] [--reason TEXT] [NAME] KEY=VALUE [KEY=VALUE ...]"
     change.add_argument(
         "words", nargs="+", metavar="KEY=VALUE", help="what to change; a shadow's NAME first if there are several"
     )
+    add_reason(change)
     for name, command, what in (
         ("enable", enable_shadow, "let a shadow take traffic again"),
         ("disable", disable_shadow, "stop a shadow at once: the next packet is not copied for it"),
     ):
-        switch = _parser(commands, name, command, what, f"{what[0].upper()}{what[1:]}. Its other settings stay.")
-        switch.add_argument("name", nargs="?", metavar="NAME", help="the shadow; may be left out if there is but one")
-    add_arguments(
-        _parser(
-            commands,
-            "pool",
-            change_pool,
-            "show or change a shadow's upstreams",
-            "Show the upstreams of a shadow and how they are; with options, change them while the agent runs. "
-            "The configuration file stays as it is.",
-        )
-    )
-    status = _parser(
+        switch = add_command(commands, name, command, what, f"{what[0].upper()}{what[1:]}. Its other settings stay.")
+        add_name(switch)
+        add_reason(switch)
+    pool = add_command(
         commands,
-        "status",
-        show_status,
-        "show what the running agent does",
-        "Show the running agent's shadows and what it has counted.",
+        "pool",
+        change_pool,
+        "show or change a shadow's upstreams",
+        "Show the upstreams of a shadow and how they are; with options, change them while the agent runs. "
+        "The configuration file stays as it is.",
     )
-    status.add_argument("--json", action="store_true", help="print the agent's answer as JSON")
-
-
-def _parser(
-    commands: SubParsers, name: str, command: Callable[[argparse.Namespace], str], what: str, description: str
-) -> argparse.ArgumentParser:
-    def run(arguments: argparse.Namespace) -> int:
-        print(command(arguments))
-        return 0
-
-    parser = commands.add_parser(name, help=what, description=description)
-    parser.add_argument(
-        "--socket",
-        type=Path,
-        default=DEFAULT_SOCKET,
-        metavar="PATH",
-        help=f"the agent's control socket (default {DEFAULT_SOCKET})",
-    )
-    parser.set_defaults(run=run)
-    return parser
+    add_arguments(pool)
+    add_reason(pool)
 
 
 def change_shadow(arguments: argparse.Namespace) -> str:
     """`shadowtap set`: `words` are an optional name and KEY=VALUE."""
     name, changes = parse_words(arguments.words)
-    return _patch(arguments.socket, name, changes)
+    return _patch(arguments, name, changes)
 
 
 def enable_shadow(arguments: argparse.Namespace) -> str:
     """`shadowtap enable`."""
-    return _patch(arguments.socket, arguments.name, {"enabled": True})
+    return _patch(arguments, arguments.name, {"enabled": True})
 
 
 def disable_shadow(arguments: argparse.Namespace) -> str:
     """`shadowtap disable`."""
-    return _patch(arguments.socket, arguments.name, {"enabled": False})
+    return _patch(arguments, arguments.name, {"enabled": False})
 
 
 def change_pool(arguments: argparse.Namespace) -> str:
     """`shadowtap pool`."""
-    return show_pool(arguments.socket, _named(arguments.socket, arguments.name), arguments)
-
-
-def show_status(arguments: argparse.Namespace) -> str:
-    """`shadowtap status`."""
-    answer = ask(arguments.socket, "GET", "/v1/status")
-    return json.dumps(answer, indent=2) if arguments.json else "\n".join(_lines(answer))
+    return show_pool(arguments.socket, named(arguments.socket, arguments.name), arguments)
 
 
 def parse_words(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
@@ -161,56 +132,7 @@ _VALUES: dict[str, Callable[[str, str], Any]] = {
 }
 
 
-def _patch(path: Path, name: str | None, changes: dict[str, Any]) -> str:
-    name = _named(path, name)
-    return shadow_line({"name": name} | ask(path, "PATCH", f"/v1/shadows/{name}", changes))
-
-
-def _named(path: Path, name: str | None) -> str:
-    if name is None:
-        name = _only_shadow(path)
-    if not _NAME.fullmatch(name):
-        raise CommandError(f"{name!r} is no name of a shadow: letters, digits and hyphens")
-    return name
-
-
-def _only_shadow(path: Path) -> str:
-    names = [str(shadow["name"]) for shadow in ask(path, "GET", "/v1/shadows")["shadows"]]
-    if len(names) != 1:
-        raise CommandError(f"which shadow? give one of {', '.join(names)}" if names else "the agent has no shadow")
-    return names[0]
-
-
-def shadow_line(shadow: dict[str, Any]) -> str:
-    """A shadow in one line, from what the agent says of it."""
-    parts = ["enabled" if shadow.get("enabled") else "disabled"]
-    if "percentage" in shadow:
-        by = shadow.get("sample_by", "connection")
-        parts.append(f"{shadow['percentage']:g} % of the {f'requests by {by}' if ':' in by else f'{by}s'}")
-    if shadow.get("criteria"):
-        parts.append(f"criteria {shadow['criteria']}")
-    return f"{shadow.get('name', '?')}: {', '.join(parts)}"
-
-
-def _lines(answer: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """An answer for people: one line a value, what lies deeper is indented, shadows as everywhere."""
-    for key, value in answer.items():
-        title = f"{indent}{key.replace('_', ' ')}:"
-        if key == "shadows" and isinstance(value, list):
-            yield title
-            yield from (f"{indent}  {shadow_line(shadow)}" for shadow in value)
-        elif isinstance(value, dict) and value:
-            yield title
-            yield from _lines(value, indent + "  ")
-        else:
-            yield f"{title} {_value(value)}"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "-"}[value]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | dict):
-        return ", ".join(_value(each) for each in value) or "-"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _patch(arguments: argparse.Namespace, name: str | None, changes: dict[str, Any]) -> str:
+    name = named(arguments.socket, name)
+    changed = ask(arguments.socket, "PATCH", f"/v1/shadows/{name}", with_reason(changes, arguments))
+    return printable(shadow_line({"name": name} | changed))

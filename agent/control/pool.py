@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.control.client import ask
+from agent.control.command import add_name, with_reason
 from replay.errors import ShadowtapError
 
 _WEIGHT = re.compile(r"[0-9]{1,3}|1000")
@@ -20,7 +21,7 @@ class PoolError(ShadowtapError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the shadow; may be left out if there is but one")
+    add_name(parser)
     for option, text in (
         ("--add", "take it into the pool, as ADDRESS or ADDRESS=WEIGHT; with a weight also for one that is there"),
         ("--drain", "give it nothing new; what is under way there ends as usual"),
@@ -65,7 +66,7 @@ def show_pool(path: Path, name: str, arguments: argparse.Namespace) -> str:
     """Change the pool, if so asked, and show it."""
     upstreams = changed(ask(path, "GET", f"/v1/shadows/{name}")["upstreams"], arguments)
     if upstreams is not None:
-        ask(path, "PATCH", f"/v1/shadows/{name}", {"upstreams": upstreams})
+        ask(path, "PATCH", f"/v1/shadows/{name}", with_reason({"upstreams": upstreams}, arguments))
     status = ask(path, "GET", "/v1/status")
     return "\n".join(lines(name, status["pools"].get(name, {}), status["pools"].get(name, {}).get("states", {})))
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qsl
 
 from replay.errors import ShadowtapError
 from replay.http1 import Body, framing, head_end, header_values, request_line
 
 HEAD_LIMIT_BYTES = 16 * 1024
 BODY_LIMIT_BYTES = 64 * 1024
+QUERY_LIMIT_BYTES = 1024
+QUERY_LIMIT_FIELDS = 16
 _PATH = re.compile(r"/[A-Za-z0-9._~/-]*")  # all that the API needs, and safe in any log
 
 
@@ -33,6 +36,7 @@ class Call:
     path: str
     body: dict[str, Any] | None
     peer: str
+    query: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Request:
     def __init__(self) -> None:
         self.method = ""
         self.path = ""
+        self.query: dict[str, str] = {}
         self.body: dict[str, Any] | None = None
         self._data = bytearray()
         self._body_at = 0
@@ -79,15 +84,35 @@ class Request:
         framed = framing(head.lower())
         if line is None or framed is None:
             raise ControlError(400, "not an HTTP/1.1 request")
-        self.method, self.path, _ = line
+        self.method, target, _ = line
+        self.path, mark, query = target.partition("?")
         if header_values(head, b"transfer-encoding"):
             raise ControlError(411, "send the body with a Content-Length")
         if not _PATH.fullmatch(self.path):
-            raise ControlError(400, "a path has letters, digits and . _ ~ / - only, and no query")
+            raise ControlError(400, "a path has letters, digits and . _ ~ / - only")
+        self.query = _fields(query) if mark else {}
         length = framed[1] if framed[0] is Body.LENGTH else 0
         if length > BODY_LIMIT_BYTES:
             raise ControlError(413, f"the body of a request may have {BODY_LIMIT_BYTES} bytes")
         self._body_at, self._end = end, end + length
+
+
+def _fields(query: str) -> dict[str, str]:
+    """What `limit=20&before=7` says."""
+    if len(query) > QUERY_LIMIT_BYTES:
+        raise ControlError(400, f"a query may have {QUERY_LIMIT_BYTES} bytes")
+    if not query.isascii():
+        raise ControlError(400, "a query is NAME=VALUE&..., with other than ASCII as %XX")
+    try:
+        pairs = parse_qsl(
+            query, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=QUERY_LIMIT_FIELDS
+        )
+    except ValueError:
+        raise ControlError(400, f"a query is NAME=VALUE&..., {QUERY_LIMIT_FIELDS} of them at most") from None
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ControlError(400, "a name stands twice in the query")
+    return fields
 
 
 def _json_object(data: bytes) -> dict[str, Any]:

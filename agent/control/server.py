@@ -166,7 +166,8 @@ class ControlServer:
         try:
             if not request.feed(data):
                 return None
-            return self._handle(Call(request.method, request.path, request.body, _peer(connection.socket)))
+            peer = _peer(connection.socket)
+            return self._handle(Call(request.method, request.path, request.body, peer, request.query))
         except ShadowtapError as error:
             status, allow = (error.status, error.allow) if isinstance(error, ControlError) else (400, ())
             return Reply({"error": "; ".join(str(error).splitlines())}, status, allow)

@@ -56,7 +56,10 @@ class Steering:
     ) -> None:
         """`path` is the file that `reload` reads; `kept` keeps the lease during work that takes longer; `change_pool`
         gives a shadow other upstreams, or raises UpstreamError; what it returns takes that back."""
-        self.config = config
+        self.configured = config
+        self.config = config  # in force: what is configured, with `overrides`
+        self._overrides: dict[str, dict[str, Any]] = {}
+        self._paused = False
         self.selection = selection_of(Order.of(config), geo)
         self._tables = tables
         self._geo = geo
@@ -68,7 +71,33 @@ class Steering:
     def begin(self) -> None:
         """Put the first selection into the kernel. ConfigError when that has no room for it."""
         _select(self._tables, self.selection)
-        self._tables.enabled = _mask(self.config.shadows.values())
+        self._enable()
+
+    def switch_off(self, name: str) -> None:
+        """With one store the next packet is not copied for a shadow any more. `override` is to follow."""
+        self._tables.enabled &= ~(1 << list(self.config.shadows).index(name))
+
+    def override(self, name: str, fields: dict[str, Any]) -> None:
+        """Put these settings of a shadow in force instead of the configured ones; none: the configured ones again.
+        ConfigError when they cannot be; then what was in force stays."""
+        before = self._overrides.get(name, {})
+        if fields == before:
+            return
+        self._overrides[name] = fields
+        try:
+            self._put_in_force(self.configured)
+        except ConfigError:
+            self._overrides[name] = before
+            raise
+
+    def overridden(self, name: str) -> dict[str, Any]:
+        """What is in force of a shadow instead of what is configured."""
+        return self._overrides.get(name, {})
+
+    def pause(self, paused: bool) -> None:
+        """Copy nothing for a while, for any shadow; everything else stays as it is."""
+        self._paused = paused
+        self._enable()
 
     def change(self, name: str, fields: dict[str, Any]) -> None:
         """Change some settings of one shadow; ConfigError says what does not fit, and then nothing has changed."""
@@ -77,28 +106,29 @@ class Steering:
         if unknown := sorted(set(fields) - set(CHANGEABLE)):
             raise ConfigError(f"{', '.join(unknown)}: not changeable at run time; {', '.join(CHANGEABLE)} are")
         if fields.get("enabled") is False and len(fields) == 1:  # at once, before anything that takes time
-            self._tables.enabled &= ~(1 << list(self.config.shadows).index(name))
-        data = self.config.data
-        data["shadows"][name] |= fields
-        config = configuration.validated(data, "the change")
-        if set(fields) == {"enabled"}:
-            self._turn(config)  # the tables are the same
-        else:
-            self._apply(config)
+            self.switch_off(name)
+        self.change_all({name: fields})
+
+    def change_all(self, sections: dict[str, dict[str, Any]]) -> None:
+        """Change settings of several shadows, all or none."""
+        data = self.configured.data
+        for name, fields in sections.items():
+            data["shadows"][name] |= fields
+        self._put_in_force(configuration.validated(data, "the change"))
 
     def reload(self) -> list[str]:
         """Take over from the file what can be changed; lines about what could not. ConfigError changes nothing."""
         if self._path is None:
             raise ConfigError("the configuration was not read from a file")
         found = configuration.load(self._path)
-        if list(found.shadows) != list(self.config.shadows):
+        if list(found.shadows) != list(self.configured.shadows):
             raise ConfigError(f"{self._path}: shadows were added, removed or moved: restart the agent for that")
-        if self.config.geo is None and found.geo is not None:
+        if self.configured.geo is None and found.geo is not None:
             raise ConfigError(f"{self._path}: a geo.database was added: restart the agent for that")
-        kept, wanted = self.config.data, found.data
+        kept, wanted = self.configured.data, found.data
         for name, shadow in kept["shadows"].items():
             shadow |= {key: wanted["shadows"][name][key] for key in CHANGEABLE}
-        self._apply(configuration.validated(kept, str(self._path)))
+        self._put_in_force(configuration.validated(kept, str(self._path)))
         return [f"{key}: a change there needs a restart" for key in wanted if wanted[key] != kept[key]]
 
     def look_at_geography(self) -> str:
@@ -122,9 +152,30 @@ class Steering:
                 **{key: getattr(shadow, key) for key in CHANGEABLE},
                 "upstreams": [upstream.plain for upstream in shadow.upstreams],
                 "places_ppm": self.config.windows[name],
+                **({"configured": configured} if (configured := self._configured(name)) else {}),
             }
             for name, shadow in self.config.shadows.items()
         ]
+
+    def _configured(self, name: str) -> dict[str, Any]:
+        """What is configured of a shadow and not in force."""
+        return {key: getattr(self.configured.shadows[name], key) for key in self._overrides.get(name, {})}
+
+    def _put_in_force(self, configured: Config) -> None:
+        config = configured
+        if any(self._overrides.values()):
+            data = configured.data
+            for name, fields in self._overrides.items():
+                data["shadows"][name] |= fields
+            config = configuration.validated(data, "what is in force")
+        if _only_switches(self.config, config):
+            self._turn(config)  # the tables are the same
+        else:
+            self._apply(config)
+        self.configured = configured
+
+    def _enable(self) -> None:
+        self._tables.enabled = 0 if self._paused else _mask(self.config.shadows.values())
 
     def _apply(self, config: Config) -> None:
         order = Order.of(config)
@@ -144,7 +195,7 @@ class Steering:
                 raise
         self.selection = selection
         self.config = config
-        self._tables.enabled = _mask(config.shadows.values())
+        self._enable()
 
     def _change_pools(self, config: Config, undo: list[Callable[[], None]]) -> None:
         for name, shadow in config.shadows.items():
@@ -161,7 +212,7 @@ class Steering:
         """Tell the workers, and let the kernel follow."""
         self._tell([shadow.rule for shadow in Order.of(config).shadows])
         self.config = config
-        self._tables.enabled = _mask(config.shadows.values())
+        self._enable()
 
 
 def _select(tables: Tables, selection: Selection) -> None:
@@ -173,6 +224,13 @@ def _select(tables: Tables, selection: Selection) -> None:
             f"the kernel has no room for the {prefixes} prefixes of the criteria ({error.strerror}): "
             "ask for fewer countries or networks"
         ) from None
+
+
+def _only_switches(old: Config, new: Config) -> bool:
+    """Nothing but `enabled` of shadows differs."""
+    pairs = zip(old.shadows.values(), new.shadows.values(), strict=True)
+    switched = [after.model_copy(update={"enabled": before.enabled}) for before, after in pairs]
+    return switched == list(old.shadows.values()) and old.windows == new.windows
 
 
 def _mask(shadows: Iterable[Shadow]) -> int:

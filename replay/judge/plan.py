@@ -115,6 +115,13 @@ class Settings:
         }
 
 
+# Mirroring on against mirroring off, both of production: the log of the ratio between a block with it and one without.
+HARM_PLANS = (
+    MetricPlan("harm_tail", Kind.RATIO, 0.5, math.log(1.05), math.log(1.05), math.log(1.25)),
+    MetricPlan("harm_level", Kind.RATIO, 0.5, math.log(1.02), math.log(1.02), math.log(1.10)),
+)
+
+
 def _check(plan: MetricPlan) -> None:
     if not all(math.isfinite(number) for number in (plan.warn, plan.rollback, plan.margin)):
         raise ValueError(f"{plan.name}: floors and margin must be finite")
@@ -122,3 +129,6 @@ def _check(plan: MetricPlan) -> None:
         raise ValueError(f"{plan.name}: the floor of a warning is above that of a rollback")
     if plan.kind is Kind.RATE and not 0 < plan.margin < RATE_MOST:
         raise ValueError(f"{plan.name}: the margin of a rate must be between 0 and {RATE_MOST}")
+
+
+HARM_SETTINGS = Settings(plans=HARM_PLANS, warn_alpha=0.05, rollback_alpha=0.001, routes_weight=0.0)

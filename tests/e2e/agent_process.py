@@ -234,6 +234,7 @@ def base_settings(lab: Lab, recording: Path) -> Settings:
         "shadows": {"candidate": {"percentage": 100, "upstreams": [lab.shadow_upstream]}},
         "recording": {"directory": str(recording)},
         "control": {"socket": str(recording) + ".sock"},
+        "state": {"directory": str(recording) + ".state"},
     }
 
 

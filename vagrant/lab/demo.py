@@ -82,6 +82,7 @@ def configuration(lab: Lab, recording: Path) -> str:
         "recording": {"directory": str(recording)},
         "metrics": {"listen": METRICS},
         "control": {"socket": str(lab.directory / "control.sock")},
+        "state": {"directory": str(lab.directory / "state")},
     }
     return yaml.safe_dump(settings, sort_keys=False)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.control.command_line import Terminal
+
 
 @pytest.fixture
 def public() -> Iterator[Path]:
@@ -18,3 +20,9 @@ def public() -> Iterator[Path]:
     yield directory
     directory.chmod(0o755)
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    """Where commands are typed; the first shadow is "candidate"."""
+    return Terminal(tmp_path, capsys)

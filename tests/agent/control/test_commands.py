@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.control.client import DEFAULT_SOCKET, NoAnswerError
-from agent.control.commands import CommandError, add_parsers, parse_words, shadow_line
+from agent.control.command import CommandError
+from agent.control.commands import add_parsers, parse_words
 from agent.control.request import Call, ControlError, Reply
+from agent.control.shadow_line import shadow_line
 from tests.agent.control.loop import serving
 
 CANDIDATE = {
@@ -35,13 +36,14 @@ class Agent:
         self.sent.append((call.method, call.path, call.body))
         if call.path == "/v1/shadows":
             return Reply({"shadows": list(self.shadows.values())})
-        if call.path == "/v1/status":
-            return Reply({"shadows": list(self.shadows.values()), "account": {"seen": 7, "dropped": {}}})
         name = call.path.rpartition("/")[2]
         if name not in self.shadows:
             raise ControlError(404, f"no shadow is called {name}")
         self.shadows[name].update(call.body or {})
         return Reply(self.shadows[name])
+
+
+COMMANDS = ["set", "enable", "disable", "pool", "status", "verdict", "ramp", "trip", "reset", "history", "rollback"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -136,21 +138,19 @@ def test_names_that_are_wrong(tmp_path: Path) -> None:
             run(Agent(CANDIDATE), tmp_path, "enable", name)
 
 
-def test_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(Agent(CANDIDATE, OTHER), tmp_path, "status")
-    assert capsys.readouterr().out.splitlines() == [
-        "shadows:",
-        "  candidate: enabled, 12.5 % of the clients, criteria path:/api/*",
-        "  other: disabled, 1 % of the connections",
-        "account:",
-        "  seen: 7",
-        "  dropped: -",
+def test_a_change_takes_its_reason_along(tmp_path: Path) -> None:
+    agent = Agent(CANDIDATE)
+    run(agent, tmp_path, "set", "candidate", "percentage=5", "--reason", "looks good")
+    run(agent, tmp_path, "disable", "candidate", "--reason", "at night")
+    assert [body for _, _, body in agent.sent] == [
+        {"percentage": 5.0, "reason": "looks good"},
+        {"enabled": False, "reason": "at night"},
     ]
 
 
-def test_status_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(Agent(CANDIDATE), tmp_path, "status", "--json")
-    assert json.loads(capsys.readouterr().out) == {"shadows": [CANDIDATE], "account": {"seen": 7, "dropped": {}}}
+def test_what_an_agent_answers_does_nothing_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(Agent({**CANDIDATE, "criteria": "path:/\x1b[2J"}), tmp_path, "enable")
+    assert capsys.readouterr().out == "candidate: enabled, 12.5 % of the clients, criteria path:/\\x1b[2J\n"
 
 
 def test_a_shadow_of_which_little_is_known() -> None:
@@ -164,7 +164,7 @@ def test_nobody_there(tmp_path: Path) -> None:
         arguments.run(arguments)
 
 
-@pytest.mark.parametrize("command", ["set", "enable", "disable", "status"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         parser().parse_args([command, "--help"])

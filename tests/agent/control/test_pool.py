@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control.commands import CommandError, add_parsers
+from agent.control.command import CommandError
+from agent.control.commands import add_parsers
 from agent.control.pool import PoolError, changed, lines
 from agent.control.request import Call, ControlError, Reply
 from tests.agent.control.loop import serving
@@ -199,6 +200,8 @@ def test_a_pool_is_changed_and_shown(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run(agent, tmp_path, *argv) == 0
     pool = [POOL[0], weighted("unix:/run/a.sock", 0), weighted("a:80", 2)]
     assert agent.sent[1] == ("PATCH", "/v1/shadows/candidate", {"upstreams": pool})
+    run(agent, tmp_path, "candidate", "--drain", "a:80", "--reason", "old")
+    assert [body["reason"] for _, _, body in agent.sent if body and "reason" in body] == ["old"]
     assert "  a:80                         well (1)" in capsys.readouterr().out
 
 

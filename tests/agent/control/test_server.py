@@ -75,6 +75,21 @@ def test_a_peer_without_a_local_name(
     assert loop.handler.calls[0].peer == f"uid {os.getuid()}"
 
 
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        ("", {}),
+        ("?", {}),
+        ("?limit=20&before=7", {"limit": "20", "before": "7"}),
+        ("?a=", {"a": ""}),
+        ("?a=%C3%BC+b", {"a": "ü b"}),
+    ],
+)
+def test_a_query_is_read(loop: Loop, query: str, fields: dict[str, str]) -> None:
+    assert loop.talk(request("GET", f"/v1/history{query}"))[0] == 200
+    assert [(call.path, call.query) for call in loop.handler.calls] == [("/v1/history", fields)]
+
+
 def test_byte_by_byte(loop: Loop) -> None:
     with loop.connect() as end:
         for n in range(len(PATCH)):
@@ -115,7 +130,12 @@ def test_head_has_no_body(loop: Loop) -> None:
         (b"PRI * HTTP/2.0\r\n\r\n", 400, "not an HTTP/1.1 request"),
         (b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "not an HTTP/1.1 request"),
         (b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400, "not an HTTP/1.1 request"),
-        (request("GET", "/v1/status?verbose=1"), 400, "no query"),
+        (request("GET", "/v1/status?verbose"), 400, "a query is NAME=VALUE&..."),
+        (request("GET", "/v1/status?a=%ff"), 400, "a query is NAME=VALUE&..."),
+        (request("GET", "/v1/status?a=\xff"), 400, "with other than ASCII as %XX"),
+        (request("GET", "/v1/status?a=1&a=2"), 400, "twice"),
+        (request("GET", "/v1/status?" + "&".join(f"a{n}=" for n in range(17))), 400, "16 of them at most"),
+        (request("GET", "/v1/status?a=" + "x" * 1024), 400, "1024 bytes"),
         (request("GET", "http://localhost/"), 400, "a path has"),
         (request("GET", "/%2e\xff"), 400, "a path has"),
         (request("PATCH", "/", headers="Transfer-Encoding: chunked\r\n"), 411, "Content-Length"),

@@ -1,0 +1,164 @@
+"""Where one shadow stands: its guard, its breaker, its ramp, and what is being judged. No I/O.
+
+What is in force of a shadow follows from all of them (`overlay`), and so does what a verdict is about (`period`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from agent.control.breaker import Breaker, Rules
+from agent.control.guard import Cause, Guard, GuardSettings, Now, State
+from agent.control.ramp import Ramp, Step
+from agent.control.ramp import State as RampState
+from agent.watch_config import Judging, RampPlan, Rollback
+
+JUDGED = ("percentage", "criteria", "sample_by", "methods", "upstreams", "balancer", "discovery", "shadow_pool_arn")
+LEAK_WINDOW_S, LEAK_REQUESTS = 10.0, 5
+
+
+def guard_settings(rollback: Rollback) -> GuardSettings:
+    """Of a configuration."""
+    return GuardSettings(rollback.cooldown_s, rollback.retries, rollback.probe_s, rollback.probe_requests)
+
+
+def rules(rollback: Rollback) -> Rules:
+    """Of a configuration."""
+    return Rules(
+        failing_percent=rollback.failing_percent,
+        failing_requests=rollback.failing_requests,
+        failing_s=rollback.failing_s,
+        production_percent=rollback.production_percent,
+        unreachable_percent=rollback.unreachable_percent,
+        unreachable_s=rollback.unreachable_s,
+        unreachable_requests=rollback.unreachable_requests,
+    )
+
+
+class Standing:
+    """Of one shadow. `verdict` is the last one about the present period, None before there is one."""
+
+    def __init__(self, name: str, place: int, rollback: Rollback, now: Now) -> None:
+        self.name = name
+        self.place = place
+        self.guard = Guard(guard_settings(rollback), now)
+        self.breaker = Breaker(rules(rollback))
+        self.ramp: Ramp | None = None
+        self.fingerprint = ""
+        self.period_started_ns = 0
+        self.verdict: dict[str, Any] | None = None
+        self.judged: dict[str, Any] = {}  # the message it came in
+        self._rollback = rollback
+        self._leaks: list[tuple[float, int]] = []  # when, how many marked requests had come in all
+        self._down_since_s: float | None = None  # its balancer program
+
+    def overlay(self, configured_percentage: float) -> dict[str, Any]:
+        """What is in force instead of what is configured."""
+        if self.guard.state is State.TRIPPED:
+            return {"enabled": False}
+        percentage = self._ramp_percentage()
+        if self.guard.state is State.PROBING:
+            usual = configured_percentage if percentage is None else percentage
+            return {"percentage": min(usual, self._rollback.probe_percentage)}
+        return {} if percentage is None else {"percentage": percentage}
+
+    def _ramp_percentage(self) -> float | None:
+        if self.ramp is None or self.ramp.state not in (RampState.RUNNING, RampState.PAUSED):
+            return None
+        return self.ramp.percentage
+
+    def alpha_share(self) -> float:
+        """This period's part of the judge's error rates."""
+        running = self.ramp is not None and not self.ramp.over
+        return self.ramp.alpha_share() if running and self.ramp is not None else 1.0
+
+    def begin_period(self, shadow: dict[str, Any], judging: Judging, timeout_s: float, fresh: bool) -> dict[str, Any]:
+        """The order for the judge, {} when what is judged is the same as before and not to be judged anew. `shadow`:
+        its settings in force, as JSON."""
+        about = {key: shadow.get(key) for key in JUDGED}
+        about |= {"settings": judging.settings(self.alpha_share()), "timeout_s": timeout_s}
+        about["step"] = self.ramp.step if self.ramp is not None and not self.ramp.over else None
+        fingerprint = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        if fingerprint == self.fingerprint and not fresh:
+            return {}
+        self.fingerprint, self.verdict, self.judged = fingerprint, None, {}
+        return {
+            "shadow": self.name,
+            "fingerprint": fingerprint,
+            "fresh": fresh,
+            "timeout_s": timeout_s,
+            "settings": about["settings"],
+        }
+
+    def take_verdict(self, judged: dict[str, Any]) -> bool:
+        """A verdict came; False when it is about an earlier period."""
+        if judged["fingerprint"] != self.fingerprint:
+            return False
+        self.judged, self.verdict = judged, judged["verdict"]
+        self.period_started_ns = judged["period_started_ns"]
+        return True
+
+    def leaked(self, now_s: float, marked: int) -> str:
+        """Requests with the shadow's mark that came to production's port, counted in all; a reason to trip or ""."""
+        self._leaks = [(at_s, count) for at_s, count in self._leaks if at_s > now_s - LEAK_WINDOW_S]
+        self._leaks.append((now_s, marked))
+        came = marked - self._leaks[0][1]
+        if came < LEAK_REQUESTS:
+            return ""
+        return f"{came} requests that carry the shadow's mark came to production within {LEAK_WINDOW_S:.0f} s"
+
+    def balancer_down(self, now_s: float, runs: bool | None) -> str:
+        """Whether its balancer program runs (None: it has none); a reason to trip or ""."""
+        if runs is not False:
+            self._down_since_s = None
+            return ""
+        if self._down_since_s is None:
+            self._down_since_s = now_s
+        if now_s - self._down_since_s < self._rollback.balancer_s:
+            return ""
+        return f"the shadow's balancer program has been down for {now_s - self._down_since_s:.0f} s"
+
+    def start_ramp(self, plan: RampPlan) -> Ramp:
+        """Begin a ramp."""
+        self.ramp = Ramp([Step(step.percentage, step.hold_s) for step in plan.steps], plan.inconclusive)
+        return self.ramp
+
+    # As the API shows it
+
+    def guard_view(self, now: Now) -> dict[str, Any]:
+        """The guard."""
+        guard = self.guard
+        return {
+            "state": guard.state.value,
+            "cause": guard.cause.value if guard.cause else "",
+            "reason": guard.reason,
+            "since_ns": round(guard.since_s * 1e9),
+            "trips": guard.trips,
+            "notes": list(guard.notes),
+            "cooldown_left_s": round(guard.cooldown_left_s(now), 1),
+            "permanent": guard.permanent,
+            "retries_left": guard.retries_left,
+        }
+
+    def ramp_view(self) -> dict[str, Any]:
+        """The ramp."""
+        ramp = self.ramp
+        if ramp is None:
+            return {"state": "none"}
+        return {
+            "state": ramp.state.value,
+            "steps": [{"percentage": step.percentage, "hold_s": step.hold_s} for step in ramp.steps],
+            "step": ramp.step + 1,
+            "percentage": ramp.percentage,
+            "held_s": round(ramp.held_s, 1),
+            "hold_left_s": round(ramp.hold_left_s, 1),
+            "inconclusive": ramp.inconclusive,
+            "reason": ramp.reason,
+        }
+
+
+def causes(rollback: Rollback) -> frozenset[Cause]:
+    """That trip; a person's own word and an unreadable state always do."""
+    return frozenset({*(Cause(cause) for cause in rollback.on), Cause.MANUAL, Cause.STATE})

@@ -1,0 +1,361 @@
+"""Watches the shadows of a running agent and acts: trips, probes, ramps, rolls back. agent/desk.py answers who asks.
+
+    pulses (workers) ──► breaker ─┐
+    verdicts (watch process) ─────┼──► trip: kernel switch, then everything else; roll back; remember; tell
+    clock: guards, ramps, budget ─┘
+
+The order of a trip is the point of it: the kernel's switch is one store, and comes before anything that could take time
+or fail. What follows may fail without turning the shadow on again.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agent.capture.layout import PPM
+from agent.config import Config
+from agent.control.budget import Budget
+from agent.control.guard import Cause, Guard, Now, State
+from agent.control.harm import HarmCheck, Latency
+from agent.control.marker import Trip
+from agent.control.ramp import Ramp
+from agent.control.records import Records
+from agent.control.standing import Standing, causes, guard_settings
+from agent.control.steering import CHANGEABLE, Steering
+from agent.errors import ConfigError
+from agent.monitor.watch_link import WatchLink
+from agent.watch_view import Figures, alarms_of, clocks, plain, verdict_reason
+from replay.account import Account
+
+AGENT = "shadowtap"  # the author of what it does by itself
+LOOPBACK = "lo"  # where replayed requests of a balancer program pass the tap like any others
+HURRY_LOG_E = 1.0  # evidence that mirroring does harm from which on the check does not rest
+
+
+class Watching:
+    """Owns where each shadow stands. `link` is None where nothing is judged."""
+
+    def __init__(
+        self, config: Config, steering: Steering, figures: Figures, link: WatchLink | None, say: Callable[[str], None]
+    ) -> None:
+        now = clocks()
+        self.config = config
+        self._rollback = config.rollback
+        self._causes = causes(config.rollback)
+        self.steering = steering
+        self._figures = figures
+        self.link = link
+        self._say = say
+        self.records = Records(None)
+        self.version: int | None = None
+        self.standings = {
+            name: Standing(name, place, config.rollback, now) for place, name in enumerate(config.shadows)
+        }
+        self._by_place = list(self.standings.values())
+        limits = config.limits
+        self._budget = Budget(limits.cpu_percent, limits.memory_mib << 20, limits.loss_percent)
+        self.over_budget = ""
+        self._harm: HarmCheck | None = None
+        self._harmed = False
+        self._seen = 0  # requests
+        self._estimated = 0.0  # requests that production has had
+
+    # Start and end
+
+    def begin(self, latency: Latency | None, source: str) -> None:
+        """Take up what was kept, before anything is mirrored; as the user that the agent runs under."""
+        state = self.config.state
+        self.records = Records(state.directory if state else None)
+        now = clocks()
+        for standing in self._by_place:
+            self._take_up(standing, now)
+        self.version = self.records.version_if_possible(plain(self.config), f"file {source}", "the agent started")
+        for standing in self._by_place:
+            self.put_in_force(standing)
+            self.judge(standing, fresh=False)
+        if self.config.harm is not None and latency is not None:
+            self._harm = HarmCheck(self.config.harm, latency, self.steering.pause, time.monotonic())
+
+    def hear_from(self, selector: selectors.BaseSelector) -> None:
+        """Hear the watch process through `take` from now on."""
+        if self.link is not None:
+            self.link.hear_from(selector)
+
+    def close(self) -> None:
+        """Keep what is to be kept."""
+        for standing in self._by_place:
+            self.keep(standing)
+        if self.link is not None:
+            self.link.close()
+        self.records.close()
+
+    def _take_up(self, standing: Standing, now: Now) -> None:
+        records, name = self.records, standing.name
+        if records.unreadable:
+            standing.guard.trip(Cause.STATE, records.unreadable, now)
+            self._say(f"shadow {name} stays off: {records.unreadable}; `shadowtap reset {name}` begins anew")
+            return
+        if (kept := records.store.kept(f"guard {name}")) is not None:
+            try:
+                standing.guard = Guard.from_json(kept, guard_settings(self._rollback))
+            except ValueError:
+                standing.guard.trip(Cause.STATE, "what was kept of its guard is damaged", now)
+        marked = records.content.of(name)
+        if marked is not None and standing.guard.state is not State.TRIPPED:
+            standing.guard.trip(Cause(marked.cause), marked.reason, now)  # the store could not be written then
+        self._take_up_ramp(standing)
+        if standing.guard.state is not State.ACTIVE:
+            self._say(f"shadow {name} is {standing.guard.state}: {standing.guard.reason}")
+
+    def _take_up_ramp(self, standing: Standing) -> None:
+        plan = self.config.shadows[standing.name].ramp
+        kept = self.records.store.kept(f"ramp {standing.name}") or {}
+        try:
+            standing.ramp = Ramp.from_json(kept["ramp"]) if kept.get("ramp") else None
+        except ValueError:
+            standing.ramp = None
+        if plan is not None and kept.get("plan") != plan.model_dump():
+            standing.start_ramp(plan)
+            self._say(f"shadow {standing.name}: a ramp of {len(plan.steps)} steps begins")
+
+    # What is heard
+
+    def take(self) -> None:
+        """The watch process has something to say, or has ended."""
+        if self.link is None:
+            return
+        for judged in self.link.take():
+            standing = self.standings[judged["judged"]]
+            if standing.take_verdict(judged) and standing.guard.state is not State.TRIPPED:
+                verdict = judged["verdict"]
+                if verdict["rollback"]:
+                    self.trip(standing, Cause.JUDGE, verdict_reason(verdict))
+        harm = self.link.told.harm
+        if harm.get("rollback") and not self._harmed:
+            self._harmed = True
+            self._trip_all(Cause.HARM, f"mirroring slows production down: {verdict_reason(harm)}")
+
+    def pulse(self, counts: list[list[int]], decided_ns: int) -> None:
+        """What a worker counted; `decided_ns` is when the last of these outcomes came, Unix time."""
+        now_s = time.monotonic()
+        for place, answers, failed, production_failed, unreachable in counts:
+            standing = self._by_place[place]
+            standing.guard.answers(answers)
+            if standing.guard.state is State.TRIPPED:
+                continue
+            broken = standing.breaker.add(now_s, answers, failed, production_failed, unreachable)
+            if broken is not None:
+                self.trip(standing, Cause(broken.cause), broken.reason, decided_ns)
+
+    def look(self, now_s: float) -> None:
+        """What is due by the clock, each second; monotonic."""
+        now = clocks()
+        if self.link is not None and self.link.look(now_s):
+            for standing in self._by_place:
+                standing.fingerprint = ""
+                self.judge(standing, fresh=False)
+        for standing in self._by_place:
+            self._look_at_guard(standing, now)
+            self._look_at_ramp(standing, now_s)
+        self._look_for_trouble(now_s)
+        self._tell_watch()
+
+    def _look_at_guard(self, standing: Standing, now: Now) -> None:
+        step = standing.guard.look(now)
+        if step is None:
+            return
+        self._say(f"shadow {standing.name} is {step.after}: {step.reason}")
+        self.records.note(AGENT, str(step.after), standing.name, step.reason)
+        standing.breaker.clear()
+        self.mark()
+        self.keep(standing)
+        self.put_in_force(standing)
+        self.judge(standing, fresh=True)
+
+    def _look_at_ramp(self, standing: Standing, now_s: float) -> None:
+        ramp = standing.ramp
+        if ramp is None or ramp.over or standing.guard.state is not State.ACTIVE:
+            return
+        verdict = standing.verdict or {"word": "inconclusive", "pairs": 0}
+        move = ramp.look(now_s, verdict["word"], verdict["pairs"])
+        if move is None:
+            return
+        if move.state == "failed":
+            self.trip(standing, Cause.JUDGE, f"the ramp failed at {move.percentage:g} %: {verdict_reason(verdict)}")
+            return
+        self._say(f"shadow {standing.name}: ramp at {move.percentage:g} % ({move.state}): {move.reason}")
+        self.records.note(AGENT, f"ramp {move.state}", standing.name, move.reason, {"percentage": move.percentage})
+        if ramp.over:
+            self.change(standing.name, {"percentage": move.percentage}, AGENT, f"the ramp is done: {move.reason}")
+        self.keep(standing)
+        self.put_in_force(standing)
+        self.judge(standing, fresh=False)
+
+    def _look_for_trouble(self, now_s: float) -> None:
+        accounts, programs = self._figures.accounts(), self._figures.programs()
+        for standing in self._by_place:
+            if standing.guard.state is State.TRIPPED:
+                continue
+            marked = accounts[standing.name].skipped["shadow_traffic"] if standing.name in accounts else 0
+            if self.config.capture.interface != LOOPBACK and (reason := standing.leaked(now_s, marked)):
+                self.trip(standing, Cause.LEAK, reason)
+            if reason := standing.balancer_down(now_s, programs.get(standing.name)):
+                self.trip(standing, Cause.BALANCER, reason)
+        kernel, (cpu_s, memory_bytes) = self._figures.kernel(), self._figures.own()
+        lost = kernel["ring_full"] + kernel["over_budget"]
+        self.over_budget = self._budget.add(now_s, cpu_s, memory_bytes, kernel["copied"], lost)
+        if self.over_budget:
+            self._trip_all(Cause.AGENT, self.over_budget)
+
+    def look_at_harm(self, now_s: float) -> None:
+        """Go on with the do-no-harm check, whose blocks may be short; as often as the loop comes round."""
+        if self._harm is None or self.link is None:
+            return
+        mirroring = any(
+            shadow.enabled and shadow.share_ppm and self.standings[name].guard.state is State.ACTIVE
+            for name, shadow in self.steering.config.shadows.items()
+        )
+        harm = self.link.told.harm
+        self._harm.hurry = any(each["log_e"]["rollback"] > HURRY_LOG_E for each in harm.get("findings", ()))
+        if (measures := self._harm.look(now_s, mirroring)) is not None:
+            self.link.tell({"harm": measures, "at_ns": time.time_ns()})
+
+    def _tell_watch(self) -> None:
+        if self.link is None:
+            return
+        accounts = self._figures.accounts()
+        requests: dict[str, float] = {name: account.replayed for name, account in accounts.items()}
+        if (production := self._production_requests(accounts)) is not None:
+            requests["production"] = production
+        self.link.tell({"requests": requests})
+        self.link.tell({"alerts": [alarm.as_json() for alarm in alarms_of(self)]})
+
+    def _production_requests(self, accounts: dict[str, Account]) -> float | None:
+        """Estimated from what was seen; None where the kernel's choice is not a plain share of the traffic."""
+        seen = max((account.seen for account in accounts.values()), default=0)
+        came, self._seen = seen - self._seen, seen
+        (shadow, *others) = self.steering.config.shadows.values()
+        if others or shadow.criteria != "random" or not shadow.enabled or not shadow.share_ppm:
+            return None
+        self._estimated += came * PPM / shadow.share_ppm
+        return self._estimated
+
+    # Trips
+
+    def trip(self, standing: Standing, cause: Cause, reason: str, decided_ns: int = 0, author: str = AGENT) -> None:
+        if cause not in self._causes:
+            return
+        self.steering.switch_off(standing.name)
+        switched_ns = time.time_ns()
+        guard, name = standing.guard, standing.name
+        if not guard.trip(cause, reason, clocks()):
+            self.keep(standing)
+            return
+        self.mark()
+        self._say(f"shadow {name} is tripped ({cause}): {reason}")
+        if standing.ramp is not None:
+            standing.ramp.fail(f"tripped: {reason}")
+        self.put_in_force(standing)
+        if self._harm is not None:
+            self._harm.abandon(time.monotonic())  # only now: it may switch mirroring on again
+        detail: dict[str, Any] = {"cause": str(cause), "switched_ns": switched_ns, "version": self.version}
+        if decided_ns:
+            detail["decided_ns"] = decided_ns
+        detail["rolled_back_to"] = self._roll_back_after(standing, reason)
+        standing.breaker.clear()
+        self.keep(standing)
+        self.records.note(author, "trip", name, reason, detail)
+        self._tell_watch()
+
+    def _trip_all(self, cause: Cause, reason: str) -> None:
+        for standing in self._by_place:
+            if standing.guard.state is not State.TRIPPED:
+                self.trip(standing, cause, reason)
+
+    def _roll_back_after(self, standing: Standing, reason: str) -> int | None:
+        """Restore the settings that the shadow had before; the version they come from, None when there is none."""
+        if standing.guard.cause in (Cause.MANUAL, Cause.HARM, Cause.AGENT, Cause.STATE):
+            return None  # not the settings' doing
+        name = standing.name
+        if self.version is not None:
+            self.records.mark_bad(self.version, name, reason)
+        found = self.records.store.previous_good(name, plain(self.steering.configured))
+        if found is None:
+            return None
+        number, config = found
+        section = {key: config["shadows"][name][key] for key in CHANGEABLE if key != "enabled"}
+        try:
+            self.change(name, section, AGENT, f"rolled back to version {number}: {reason}")
+        except ConfigError as error:
+            self._say(f"shadow {name}: version {number} could not be restored: {error}")
+            return None
+        self._say(f"shadow {name}: its settings are those of version {number} again")
+        return number
+
+    def mark(self) -> None:
+        self.records.mark(
+            {
+                each.name: Trip(str(each.guard.cause), each.guard.reason)
+                for each in self._by_place
+                if each.guard.state is State.TRIPPED
+            }
+        )
+
+    # What is in force, judged, kept
+
+    def put_in_force(self, standing: Standing) -> None:
+        """Let the traffic follow the guard and the ramp."""
+        configured = self.steering.configured.shadows[standing.name]
+        try:
+            self.steering.override(standing.name, standing.overlay(configured.percentage))
+        except ConfigError as error:
+            self._say(f"shadow {standing.name}: {error}")
+
+    def judge(self, standing: Standing, fresh: bool) -> None:
+        """Begin a period where what is judged has changed. A tripped shadow keeps the verdict that tripped it."""
+        judging = self.config.judge
+        if self.link is None or judging is None or standing.guard.state is State.TRIPPED:
+            return
+        shadow = self.steering.config.shadows[standing.name]
+        order = standing.begin_period(
+            shadow.model_dump(mode="json", by_alias=True), judging, shadow.timeout_s, fresh
+        )
+        if order:
+            self.link.tell({"judge": order})
+
+    def keep(self, standing: Standing) -> None:
+        plan = self.config.shadows[standing.name].ramp
+        self.records.keep(f"guard {standing.name}", standing.guard.as_json())
+        ramp = standing.ramp.as_json() if standing.ramp else None
+        self.records.keep(f"ramp {standing.name}", {"ramp": ramp, "plan": plan.model_dump() if plan else None})
+
+    def change(self, name: str, fields: dict[str, Any], author: str, reason: str) -> None:
+        """Change what is configured and give that a version, where it can be recorded."""
+        self.steering.change(name, fields)
+        version = self.records.version_if_possible(plain(self.steering.configured), author, reason)
+        self.version = version if version is not None else self.version
+
+    def change_all(self, sections: dict[str, dict[str, Any]], author: str, reason: str) -> None:
+        """The same for several shadows at once, all or none."""
+        self.steering.change_all(sections)
+        version = self.records.version_if_possible(plain(self.steering.configured), author, reason)
+        self.version = version if version is not None else self.version
+
+    def reloaded(self, notes: list[str]) -> None:
+        """The file was read again: what is in force, and judged, may be something else."""
+        version = self.records.version_if_possible(plain(self.steering.configured), "SIGHUP", "the file was read again")
+        self.version = version if version is not None else self.version
+        self.records.note("SIGHUP", "reload", "", "; ".join(notes), {"version": self.version})
+        for standing in self._by_place:
+            self.put_in_force(standing)
+            self.judge(standing, fresh=False)
+
+    def harm_is_forgiven(self) -> None:
+        """A person has reset: what the check knew so far trips nothing again."""
+        self._harmed = False
+        if self.link is not None and self.link.told.harm.get("rollback"):
+            self.link.told.harm = {}
+            self.link.tell({"forget_harm": True})
