@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -21,11 +22,20 @@ from vagrant.lab import network
 from vagrant.lab.counters import HAProxyCounters, NginxCounter, OriginCounter
 from vagrant.lab.network import ADDRESSES, ADDRESSES6, LabError, Network
 from vagrant.lab.processes import EndingSignals, Guests, Servers, undisturbed
-from vagrant.lab.servers import Options, Server, production_servers, require_programs, shadow_servers
+from vagrant.lab.servers import (
+    PRODUCTION,
+    Options,
+    Server,
+    mood_socket,
+    production_servers,
+    require_programs,
+    shadow_servers,
+)
 from vagrant.lab.traffic import Traffic
 
 READY_SECONDS = 15.0
 RUN_TIMEOUT_SECONDS = 60.0
+MOOD_SECONDS = 5.0
 
 _numbers = itertools.count()
 
@@ -43,8 +53,7 @@ class Lab(Traffic):
         self._signals = EndingSignals()
         self._shadow: list[Server] = []
         self._haproxy = HAProxyCounters(self.directory / "haproxy.sock")
-        counter = OriginCounter if self.options.shadow == "origin" else NginxCounter
-        self._shadow_counter = counter(self.directory / "shadow-status.sock")
+        self._shadow_counter = self._counter()
 
     def __enter__(self) -> Lab:
         if os.geteuid() != 0:
@@ -74,6 +83,12 @@ class Lab(Traffic):
                 shutil.rmtree(self.directory, ignore_errors=True)
         finally:
             self._signals.off()
+
+    def _counter(self) -> NginxCounter | OriginCounter | MoodControl:
+        if self.options.shadow == "mood":
+            return MoodControl(mood_socket(self.directory, "shadow"))
+        counter = OriginCounter if self.options.shadow == "origin" else NginxCounter
+        return counter(self.directory / "shadow-status.sock")
 
     def _build(self) -> None:
         self.directory.mkdir(mode=0o755)
@@ -153,6 +168,19 @@ class Lab(Traffic):
         """It answers again, late requests included."""
         self._servers.signal("shadow", signal.SIGCONT)
 
+    # Moods
+
+    def mood(self, pool: str, **changes: Any) -> dict[str, dict[str, Any]]:
+        """Change the mood of a pool, "production" or "shadow", or of one server; what each server answers, by its name.
+
+        The moods are those of `vagrant.lab.mood.Mood`; without any it is only asked for the mood and the counts.
+        """
+        names = PRODUCTION if pool == "production" else (pool,)
+        kinds = {**dict.fromkeys(PRODUCTION, self.options.production), "shadow": self.options.shadow}
+        if any(kinds.get(name) != "mood" for name in names):
+            raise LabError(f'{pool} has no mood: make it one with Options(production="mood", shadow="mood")')
+        return {name: MoodControl(mood_socket(self.directory, name)).change(**changes) for name in names}
+
     # Counting
 
     def production_requests(self) -> int:
@@ -202,6 +230,33 @@ class Lab(Traffic):
                 last = self.log(server)[-200:]
                 raise LabError(f"the lab's {server} is not ready after {READY_SECONDS:.0f} s: {last}")
             time.sleep(0.01)
+
+
+class MoodControl:
+    """The control socket of a server with moods; its counts begin at its start."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def start(self) -> None:
+        """It has counted from its start; raises OSError until it can be asked."""
+        self.change()
+
+    def requests(self) -> int:
+        """Requests so far, answered or not."""
+        return int(self.change()["requests"])
+
+    def change(self, **changes: Any) -> dict[str, Any]:
+        """Change the mood; the present one ("mood") and the counts. LabError when there is no such mood."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(MOOD_SECONDS)
+            connection.connect(str(self._path))
+            connection.sendall(json.dumps(changes).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                answer: dict[str, Any] = json.loads(lines.readline() or b'{"problem": "it said nothing"}')
+        if "problem" in answer:
+            raise LabError(f"the mood cannot be changed: {answer['problem']}")
+        return answer
 
 
 def remove_stale() -> list[str]:

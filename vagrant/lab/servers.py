@@ -12,6 +12,8 @@ from typing import Literal
 from vagrant.lab import shop
 from vagrant.lab.network import ADDRESSES, ADDRESSES6, LabError
 
+PRODUCTION = ("prod1", "prod2")
+METRICS_PORT = 9100  # of servers with moods, in their namespaces
 TEMPLATES = Path(__file__).parent / "templates"
 _ROOT = Path(__file__).resolve().parents[2]
 _NEEDED = ("ip", "nsenter", "setpriv", "haproxy", "nginx")
@@ -21,12 +23,16 @@ Argv = list[str]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a lab may be like. A shadow that is "origin" is `vagrant.lab.origin`, one that is "down" does not listen."""
+    """What a lab may be like. A shadow that is "origin" is `vagrant.lab.origin`, one that is "down" does not listen.
+
+    What is "mood" is `vagrant.lab.mood`, whose mood `Lab.mood` changes; delays and faults are then moods, too.
+    """
 
     haproxy_threads: int = 1
     access_logs: bool = True
+    production: Literal["nginx", "mood"] = "nginx"
     production_delay_ms: float = 0.0
-    shadow: Literal["nginx", "origin", "down"] = "nginx"
+    shadow: Literal["nginx", "origin", "mood", "down"] = "nginx"
     shadow_delay_ms: float = 0.0
     shadow_faults: bool = False
 
@@ -58,13 +64,18 @@ def production_servers(directory: Path, options: Options) -> list[Server]:
     """Write the files of the balancer and both production servers; return what to start, in this order."""
     shop.write_site(directory / "site", faults=False)
     servers = []
-    for name in ("prod1", "prod2"):
+    for name in PRODUCTION:
+        if options.production == "mood":
+            servers.append(_mood(directory, name))
+            continue
         servers += _nginx(directory, name, directory / "site", options, delay_ms=options.production_delay_ms)
     return [*servers, _haproxy(directory, options)]
 
 
 def shadow_servers(directory: Path, options: Options) -> list[Server]:
     """Write the shadow's files; return what to start."""
+    if options.shadow == "mood":
+        return [_mood(directory, "shadow")]
     if options.shadow == "origin":
         listen = f"{ADDRESSES['shadow']}:80"
         argv = _origin(listen, options.shadow_delay_ms, directory / "shadow-status.sock")
@@ -129,6 +140,19 @@ _PAUSE = """auth_request /pause;
             proxy_pass_request_body off;
             proxy_set_header Content-Length "";
         }"""
+
+
+def mood_socket(directory: Path, name: str) -> Path:
+    """Where a server's mood is changed."""
+    return directory / f"{name}-mood.sock"
+
+
+def _mood(directory: Path, name: str) -> Server:
+    """No seed: each server draws its own service times, from the same distribution."""
+    address = ADDRESSES[name]
+    argv = [sys.executable, str(_ROOT / "vagrant/lab/mood.py"), "--listen", f"{address}:80"]
+    argv += ["--control", f"unix:{mood_socket(directory, name)}", "--metrics-listen", f"{address}:{METRICS_PORT}"]
+    return Server(name, name, argv, address)
 
 
 def _origin(listen: str, delay_ms: float, status: Path | None) -> Argv:
