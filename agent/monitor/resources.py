@@ -9,24 +9,20 @@ else there is none, with the reasons. Nothing is filled in.
 on each the fewer there are, so a shadow with far less load a host than production's is not compared.
 
 **Memory** is judged by a host's growth in a step, the shadow's less production's, as a share of what a host used when
-both had warmed up: the mean of both sides. (Each side's growth as a share of its own, as one might think, makes pools
-differ that are alike: of two that swing by 20 % as garbage is collected, the one that began low seems to grow faster
-for as long as both rise. In the simulation 31 % of such pairs failed, and none with the mean.) Memory swings while a
-leak adds up: over a step n times as long the swing of a difference is the same and the leak n times as much. But a FAIL
-takes some 16 to 20 numbers even of a large leak. Steps of 30 s give it in 10 minutes; and the margin of a PASS, 0.1 % a
-step, is 12 % an hour then (at 5 s it would be 72 %). Where memory swings within a minute or two, longer steps see more.
-The level of a step is the median of its readings, which takes single peaks out.
+both had warmed up: the mean of both sides, for each side's own would make pools differ that are alike. What a step is
+where memory swings is said in replay/judge/growth.py. A FAIL takes some 16 to 20 numbers even of a large leak, and the
+margin of a PASS, 0.1 % a step of 30 s, is 12 % an hour.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.monitor.exposition import Gap, Key, Reading, Values
+from replay.judge.growth import Growth
 
 CPU, MEMORY = "cpu", "memory"  # names of metrics in the judge's plan
 START_SLACK_S = 2.0  # by which a start seems to move when the clock is set a little
@@ -240,9 +236,10 @@ class Comparison:
 
     def compare_usage(self, production: Usage, shadow: Usage, at_s: float) -> list[tuple[str, float]]:
         """Take the figures of both pools of one look; gives metrics with their numbers for `Judge.measure`."""
-        found = {CPU: self._cpu(production, shadow, at_s), MEMORY: self._memory.add(production, shadow, at_s)}
+        cpu, memory = self._cpu(production, shadow, at_s), self._memory.add(production, shadow, at_s)
+        found = {CPU: cpu if isinstance(cpu, Gap) else [cpu], MEMORY: memory}
         self.reasons = {metric: each.why for metric, each in found.items() if isinstance(each, Gap)}
-        return [(metric, each) for metric, each in found.items() if not isinstance(each, Gap)]
+        return [(metric, value) for metric, each in found.items() if not isinstance(each, Gap) for value in each]
 
     def _cpu(self, production: Usage, shadow: Usage, at_s: float) -> float | Gap:
         if at_s < self._cpu_due_s:
@@ -273,59 +270,26 @@ def _load(usage: Usage, hosts: int) -> float:
 
 
 class _Growth:
-    """Memory of both pools in steps, at the same moments. A restart in either begins the whole anew."""
+    """Memory of a host of both pools. A restart in either begins the whole anew."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._least = max(1, int(rules.memory_step_s / rules.interval_s / 2))  # readings that a step needs
         self._restarts: tuple[int, int] | None = None
-        self._began_s = 0.0  # of the step
-        self._readings: list[tuple[float, float]] = []  # of the step: production's, the shadow's
-        self._level: tuple[float, float] | None = None  # of the step before
-        self._base: tuple[float, float] | None = None
+        self._ready_s = 0.0
+        self._growth: Growth | None = None
 
-    def add(self, production: Usage, shadow: Usage, at_s: float) -> float | Gap:
-        """Take one look; gives a number when a step has ended that, as the one before, has its readings."""
+    def add(self, production: Usage, shadow: Usage, at_s: float) -> list[float] | Gap:
+        """Take one look; gives the numbers that count now."""
         restarts = (production.restarts, shadow.restarts)
         if restarts != self._restarts:
-            self._restarts, self._base = restarts, None
-            self._begin(at_s + self._rules.warm_up_s)
-        if at_s < self._began_s:  # in warm-up
-            return Gap(f"warms up for {self._began_s - at_s:.0f} s more")
-        both = production.memory_bytes, shadow.memory_bytes
-        found = self._close(at_s) if at_s >= self._ends_s else Gap("the step goes on")
-        if both[0] is None or both[1] is None:
-            side = "production's" if both[0] is None else "the shadow's"
-            return Gap(f"{side} memory is not known") if isinstance(found, Gap) else found
-        self._readings.append((both[0], both[1]))
-        return found
-
-    @property
-    def _ends_s(self) -> float:
-        """Of the step; half an interval early, since looks are never quite on time."""
-        return self._began_s + self._rules.memory_step_s - self._rules.interval_s / 2
-
-    @property
-    def _latest_s(self) -> float:
-        """When it must have ended: after a pause of the agent there is no telling what a step saw."""
-        return self._began_s + 1.5 * self._rules.memory_step_s + self._rules.interval_s
-
-    def _begin(self, at_s: float, level: tuple[float, float] | None = None) -> None:
-        self._began_s, self._level, self._readings = at_s, level, []
-
-    def _close(self, at_s: float) -> float | Gap:
-        before, readings = self._level, self._readings
-        if len(readings) < self._least or at_s > self._latest_s:
-            self._begin(at_s)
-            return Gap("too few readings in the step")
-        level = statistics.median(each[0] for each in readings), statistics.median(each[1] for each in readings)
-        self._begin(at_s, level)
-        if self._base is None:
-            self._base = level
-        if before is None:
-            return Gap("the first step after a gap")
+            self._restarts, self._growth, self._ready_s = restarts, None, at_s + self._rules.warm_up_s
+        if at_s < self._ready_s:
+            return Gap(f"warms up for {self._ready_s - at_s:.0f} s more")
+        if not production.memory_bytes or not shadow.memory_bytes:
+            return Gap(f"{'the shadow' if production.memory_bytes else 'production'}'s memory is not known")
+        if self._growth is None:
+            self._growth = Growth(self._rules.memory_step_s)
         hosts = self._rules.production_hosts, self._rules.shadow_hosts
-        base = (self._base[0] / hosts[0] + self._base[1] / hosts[1]) / 2
-        if base < 1:
-            return Gap("no memory is used")
-        return ((level[1] - before[1]) / hosts[1] - (level[0] - before[0]) / hosts[0]) / base
+        found = self._growth.add(at_s, production.memory_bytes / hosts[0], shadow.memory_bytes / hosts[1])
+        waits = self._growth.waiting
+        return found or Gap(f"{waits} numbers wait for a swing of memory to end" if waits else "the step goes on")

@@ -23,17 +23,20 @@ from replay.judge import measures
 from replay.judge.group import group_evidence
 from replay.judge.metric import MetricTest
 from replay.judge.plan import Settings
-from tests.judge_sim import scenarios
+from tests.judge_sim import pools, scenarios
 from tests.judge_sim.figures import NEVER, delay, share, upper_bound
+from tests.judge_sim.pools import Pool
 from tests.judge_sim.rivals import KAYENTA_Z, PEEKING_Z, MannWhitney
 from tests.judge_sim.scenarios import Sample, Scenario, Traffic
 
 RUNS_ALIKE, RUNS_EFFECT = 2000, 500
-SHORT_ALIKE, SHORT_EFFECT = 300, 100
-CHUNK = 250
+RUNS_MEMORY = 500
+SHORT_ALIKE, SHORT_EFFECT, SHORT_MEMORY = 150, 40, 25
+CHUNK, SHORT_CHUNK = 250, 75
 SEED = 20_240_601
 METRICS = ("latency", "tail", "errors", "differences")
 PROCESSES = ("warn", "rollback", "passing")
+LEVELS = PROCESSES[:2]
 CONTROLS = {"mann-whitney, peeking": "alike, iid", "kayenta": "alike, stalls"}  # where each must raise false alarms
 ALPHA = 0.05
 # What the judge decides by; the bound of these must be within alpha. Of the single e-processes, which come close to it
@@ -107,7 +110,7 @@ class Result:
     broken: list[str]
 
 
-def judge_scenario(scenario: Scenario, firsts: Firsts, strict: bool) -> Result:
+def judge_scenario(scenario: Scenario | Pool, firsts: Firsts, strict: bool) -> Result:
     """Turn first blocks into figures, and check the claims. Not `strict`: with few runs, only what is surely wrong."""
     runs = len(firsts["warn"])
     shares = {name: share(first != NEVER) for name, first in firsts.items()}
@@ -119,17 +122,18 @@ def judge_scenario(scenario: Scenario, firsts: Firsts, strict: bool) -> Result:
     ]
     median = delays["warn"].median
     if scenario.target and (median is None or median > scenario.target):
-        broken.append(f"found in {median} pairs (median), not in {scenario.target}")
-    for name, where in CONTROLS.items():
+        unit = "pairs" if isinstance(scenario, Scenario) else "blocks"
+        broken.append(f"found in {median} {unit} (median), not in {scenario.target}")
+    for name, where in (CONTROLS | pools.CONTROLS).items():
         if where == scenario.name and shares[name].least <= ALPHA:
             broken.append(f"control: {name} should raise false alarms and does not")
     numbers = {name: asdict(each) | {"value": each.value} for name, each in shares.items()}
     return Result(scenario.name, runs, numbers, {name: asdict(each) for name, each in delays.items()}, broken)
 
 
-def claims(scenario: Scenario) -> dict[str, float]:
+def claims(scenario: Scenario | Pool) -> dict[str, float]:
     """By name, the largest share of runs that may find it."""
-    settings = Settings()
+    settings = Settings() if isinstance(scenario, Scenario) else scenario.settings
     alphas = {"warn": settings.warn_alpha, "rollback": settings.rollback_alpha}
     return {f"{metric}/{process}": ALPHA for metric, process in scenario.null} | {
         level: alphas[level] for level in scenario.calm
@@ -143,19 +147,27 @@ def _enough(runs: int, alpha: float) -> float:
     return next(count for count in range(runs) if upper_bound(count + 1, runs) > alpha)
 
 
-def _chunk(task: tuple[Scenario, int, int]) -> Firsts:
-    return simulate(*task)
+def _chunk(task: tuple[Scenario | Pool, int, int]) -> Firsts:
+    scenario, runs, seed = task
+    return simulate(scenario, runs, seed) if isinstance(scenario, Scenario) else pools.simulate(scenario, runs, seed)
 
 
-def run(chosen: list[Scenario], runs_of: dict[str, int], jobs: int, seed: int, strict: bool) -> list[Result]:
+def run(chosen: list[Scenario | Pool], runs_of: dict[str, int], jobs: int, seed: int, strict: bool) -> list[Result]:
     """All scenarios, in chunks of runs; progress on stderr."""
     results = []
+    chunk = CHUNK if strict else SHORT_CHUNK
+    tasks = {
+        scenario.name: [
+            (scenario, min(chunk, runs_of[scenario.name] - done), seed + number)
+            for number, done in enumerate(range(0, runs_of[scenario.name], chunk))
+        ]
+        for scenario in chosen
+    }
     with multiprocessing.get_context("spawn").Pool(jobs) if jobs > 1 else _NoPool() as pool:
+        done = iter(pool.imap(_chunk, [task for each in tasks.values() for task in each]))
         for scenario in chosen:
             began = time.monotonic()
-            runs = runs_of[scenario.name]
-            sizes = [min(CHUNK, runs - done) for done in range(0, runs, CHUNK)]
-            parts = pool.map(_chunk, [(scenario, size, seed + number) for number, size in enumerate(sizes)])
+            parts = [next(done) for _ in tasks[scenario.name]]
             firsts = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             results.append(judge_scenario(scenario, firsts, strict))
             print(line(scenario, results[-1]), f"({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
@@ -163,7 +175,7 @@ def run(chosen: list[Scenario], runs_of: dict[str, int], jobs: int, seed: int, s
 
 
 class _NoPool:
-    """`map` in this process."""
+    """`imap` in this process."""
 
     def __enter__(self) -> _NoPool:
         return self
@@ -172,13 +184,19 @@ class _NoPool:
         pass
 
     @staticmethod
-    def map(function: Any, tasks: list[Any]) -> list[Any]:
-        return [function(task) for task in tasks]
+    def imap(function: Any, tasks: list[Any]) -> Any:
+        return map(function, tasks)
 
 
-def line(scenario: Scenario, result: Result) -> str:
-    """One line of the table: shares with their upper bound, or pairs until it was found."""
+def line(scenario: Scenario | Pool, result: Result) -> str:
+    """One line of the table: shares with their upper bound, or pairs (of pools: blocks) until it was found."""
     names = list(claims(scenario))
+    if not isinstance(scenario, Scenario):
+        shown = [name for name in (*names, *pools.CONTROLS) if name in result.shares]
+        numbers = [f"{n} {result.shares[n]['value']:.4f} (<{result.shares[n]['most']:.4f})" for n in shown]
+        delays = LEVELS if not scenario.calm else [f"{metric}/passing" for metric in scenario.metrics]
+        numbers += [f"{name} {_pairs(result.delays[name])}" for name in delays if name in result.delays]
+        return f"{scenario.name}: {', '.join(numbers)}" + "".join(f"\n    BROKEN {each}" for each in result.broken)
     if names:
         own = max((name for name in names if "/" in name), key=lambda name: result.shares[name]["value"])
         shown = [*scenario.calm, own, *CONTROLS] if scenario.calm else [own]
@@ -208,10 +226,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args()
     null, effect = (SHORT_ALIKE, SHORT_EFFECT) if options.short else (options.runs or RUNS_ALIKE, RUNS_EFFECT)
-    everything = [*scenarios.ALIKE, *scenarios.FLOORS, *scenarios.EFFECTS]
+    memory = SHORT_MEMORY if options.short else min(options.runs or RUNS_MEMORY, RUNS_MEMORY)
+    everything = [*scenarios.ALIKE, *scenarios.FLOORS, *scenarios.EFFECTS, *pools.MEMORY, *pools.HARM]
     parts = [part.strip() for part in options.only.split(";") if part.strip()]
     chosen = [each for each in everything if not parts or any(part in each.name for part in parts)]
     runs_of = {each.name: null if each.null else effect for each in chosen}
+    runs_of |= {each.name: memory for each in chosen if isinstance(each, pools.Memory)}
     results = run(chosen, runs_of, options.jobs, options.seed, strict=not options.short)
     json.dump({"seed": options.seed, "results": [asdict(each) for each in results]}, sys.stdout, indent=1)
     print()
