@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 TESTS ?= tests
 
-.PHONY: help setup lint test demo bench judge-sim corpus clean
+.PHONY: help setup lint test demo scenarios bench judge-sim corpus clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -22,6 +22,9 @@ test: lint ## lint and every test; TESTS=tests/replay for some
 
 demo: setup ## a load balancer in a lab, mirrored to a shadow, and how the shadow compares
 	@$(PYTHON) -m vagrant.lab.demo
+
+scenarios: setup ## what can go wrong with a shadow, played in a lab; NAMES=leak for one, LONG=--long for half an hour of A/A
+	@$(PYTHON) -m vagrant.lab.scenarios $(NAMES) $(LONG)
 
 bench: setup ## the figures; takes minutes
 	@$(PYTHON) -m tests.bench.run

@@ -1,4 +1,4 @@
-"""The command line: `shadowtap run | check | explain | set | enable | disable | status | doctor | replay | compare`.
+"""The command line: `shadowtap run`, what is asked of a running agent (agent/control), and what works offline.
 
 Set-up errors are one line on stderr and exit status 2; anything else is our bug and keeps its traceback.
 """
@@ -51,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="shadowtap",
         description="Mirrors a part of live HTTP traffic to a shadow host and says how the shadow compares.",
-        epilog="Start with `shadowtap doctor`, then `shadowtap check -c FILE` and `shadowtap run -c FILE`.",
+        epilog="Start with `shadowtap doctor`, then `shadowtap check -c FILE` and `shadowtap run -c FILE`; while it runs, "
+        "`shadowtap status --watch`.",
     )
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

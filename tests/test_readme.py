@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from agent.select.language import parse, write
 from tests.replay.examples import make_request
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-SECTION = README.partition("## Criteria")[2].partition("## How it works")[0]
+SECTION = README.partition("## Criteria")[2].partition("\n## ")[0]
 CRITERIA = re.findall(r"^\| `([^`]+)` \| .* \|$", SECTION, re.M)
 SHELL = "\n".join(re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S))
 COMMANDS = re.findall(r"^(?:sudo )?(?:\.venv/bin/)?shadowtap ([^#\n]+)", SHELL, re.M)
@@ -32,8 +33,9 @@ def test_each_criterion_of_the_table_is_one(text: str) -> None:
 
 
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", README, re.M | re.S)
+AGENT = [block for block in BLOCKS if block.startswith("judge:")]
 SHADOWS = [
-    text for block in BLOCKS for text in ([block] if block.startswith("balancer") else block.splitlines())
+    text for block in BLOCKS if block not in AGENT for text in ([block] if block.startswith("balancer") else block.splitlines())
 ]  # the block of discoveries shows one a line
 
 
@@ -43,7 +45,13 @@ def test_each_piece_of_configuration_is_valid(text: str) -> None:
     config.parse(f"capture: {{interface: lo, ports: [80]}}\nshadows:\n  candidate:\n{shadow}\n", "README.md")
 
 
+@pytest.mark.parametrize("text", AGENT)
+def test_each_piece_for_the_whole_agent_is_valid(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    head = "capture: {interface: lo, ports: [80]}\nshadows: {candidate: {}}\n"
+    config.parse(head + text, "README.md")
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_each_command_is_understood(line: str) -> None:
-    words = re.findall(r"'[^']*'|\S+", line)
-    _parser().parse_args([word.strip("'") for word in words])
+    _parser().parse_args(shlex.split(line))

@@ -32,6 +32,7 @@ def add_parsers(commands: SubParsers) -> None:
     history.add_argument(
         "--limit", type=_number("--limit", LIMIT_MAX), default=LIMIT_DEFAULT, metavar="N", help="how many (default 20)"
     )
+    history.add_argument("--json", action="store_true", help="print the agent's answer as JSON")
     rollback = add_command(
         commands,
         "rollback",
@@ -50,11 +51,17 @@ def show_history(arguments: argparse.Namespace) -> str:
     if arguments.version is not None:
         if arguments.audit:
             raise CommandError("--audit lists what was done: give it without VERSION")
-        return "\n".join(_whole_version(ask(path, "GET", f"/v1/history/{arguments.version}")))
+        target = f"/v1/history/{arguments.version}"
+    else:
+        target = f"/v1/{'audit' if arguments.audit else 'history'}?limit={arguments.limit}"
+    answer = ask(path, "GET", target)
+    if arguments.json:
+        return json.dumps(answer, indent=2)
+    if arguments.version is not None:
+        return "\n".join(_whole_version(answer))
     if arguments.audit:
-        entries = ask(path, "GET", f"/v1/audit?limit={arguments.limit}")["entries"]
-        return "\n".join(map(audit_line, entries)) or "nothing was done yet"
-    versions = ask(path, "GET", f"/v1/history?limit={arguments.limit}")["versions"]
+        return "\n".join(map(audit_line, answer["entries"])) or "nothing was done yet"
+    versions = answer["versions"]
     return "\n".join(line for version in versions for line in version_lines(version)) or "no version is kept"
 
 

@@ -13,7 +13,10 @@ import pytest
 from agent import cli
 from agent.errors import LoadError
 
-COMMANDS = ("run", "check", "explain", "set", "enable", "disable", "status", "doctor", "replay", "compare")
+COMMANDS = (
+    "run", "check", "explain", "set", "enable", "disable", "status", "doctor", "replay", "compare", "pool", "balancer",
+    "verdict", "ramp", "trip", "reset", "history", "rollback",
+)  # fmt: skip
 SHADOWTAP = Path(sys.executable).parent / "shadowtap"
 
 

@@ -34,6 +34,8 @@ class Setup:
     recording: bool = True
     criteria: str = "random"
     capture: dict[str, Any] = field(default_factory=dict)
+    judge: bool = True
+    state: bool = False  # kept on disk
 
     def config(self, lab: Lab, recordings: Path) -> dict[str, Any]:
         """The configuration file's content."""
@@ -44,7 +46,11 @@ class Setup:
             "capture": {"interface": "front", "ports": [80], **self.capture},
             "shadows": {"candidate": shadow},
             "control": {"socket": f"{recordings}.sock"},
+            "harm": None,  # it would pause mirroring in the middle of a run
+            "state": {"directory": f"{recordings}.state"} if self.state else None,
         }
+        if not self.judge:
+            config["judge"] = None
         if self.recording:
             config["recording"] = {"directory": str(recordings)}
         return config

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench import cpu, delivery, engines, filters, kernel_cost, make_pcap, memory, offline, production
+from tests.bench import cpu, delivery, engines, filters, kernel_cost, make_pcap, memory, offline, production, trip
 from tests.bench.figures import Figure, Plan, Target, progress
 
 OUTPUT = Path(__file__).resolve().parents[2] / "out" / "bench.json"
@@ -46,6 +46,7 @@ SCENARIOS: dict[str, Callable[[Plan], list[Figure]]] = {
     "g": production.measure_slow_shadow,
     "h": filters.measure,
     "i": engines.measure,
+    "j": trip.measure,
 }
 
 

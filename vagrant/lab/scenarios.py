@@ -95,7 +95,7 @@ def dead(stage: Stage, long: bool) -> dict[str, float]:
 
 def leaking(stage: Stage, long: bool) -> dict[str, float]:
     """The shadow keeps some memory of each request."""
-    stage.lab.mood("shadow", leak_bytes=6000)
+    stage.lab.mood("shadow", leak_bytes=12_000)
     failed = stage.until(
         lambda: stage.verdict()["word"] == "fail" or _tripped(stage), 180, "the judge says FAIL"
     )
@@ -186,7 +186,7 @@ def _quick_probe(lab: Lab) -> Settings:
 
 
 def _memory(lab: Lab) -> Settings:
-    return {"resources": {"interval_s": 0.5, "memory_step_s": 1, "warm_up_s": 3, **pool_targets(lab)}}
+    return {"resources": {"interval_s": 0.5, "memory_step_s": 2, "warm_up_s": 3, **pool_targets(lab)}}
 
 
 def _harm(lab: Lab) -> Settings:
