@@ -35,7 +35,10 @@ def test_each_criterion_of_the_table_is_one(text: str) -> None:
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", README, re.M | re.S)
 AGENT = [block for block in BLOCKS if block.startswith("judge:")]
 SHADOWS = [
-    text for block in BLOCKS if block not in AGENT for text in ([block] if block.startswith("balancer") else block.splitlines())
+    text
+    for block in BLOCKS
+    if block not in AGENT
+    for text in ([block] if block.startswith("balancer") else block.splitlines())
 ]  # the block of discoveries shows one a line
 
 
