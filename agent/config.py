@@ -250,10 +250,11 @@ def parse(text: str, name: str) -> Config:
     return validated(data, name)
 
 
-def validated(data: dict[str, Any], name: str) -> Config:
-    """Check a configuration that is data already."""
+def validated(data: dict[str, Any], name: str, files: bool = True) -> Config:
+    """Check a configuration that is data already. Without `files` nothing that it names is read: what was in force once
+    stays possible when such a file is gone."""
     try:
-        return Config.model_validate(data)
+        return Config.model_validate(data, context={"files": files})
     except ValidationError as error:
         raise ConfigError("\n".join(f"{name}: {_fault(fault)}" for fault in error.errors())) from None
 

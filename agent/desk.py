@@ -17,7 +17,7 @@ from agent.control.steering import CHANGEABLE
 from agent.control.store import StateError, Version
 from agent.errors import ConfigError
 from agent.watch_config import RampPlan
-from agent.watch_view import clocks, problems_of
+from agent.watch_view import clocks, plain, problems_of
 from agent.watching import Watching
 
 NOT_NOW = 409
@@ -96,9 +96,12 @@ class Desk:
             )
         if "percentage" in fields and standing.ramp is not None and not standing.ramp.over:
             raise ControlError(NOT_NOW, f"shadow {name} is on a ramp: `shadowtap ramp {name} --abort` ends that first")
-        if not only_off:
+        why = reason or f"{name}: {', '.join(fields)} set"
+        if only_off:
+            watching.change(name, fields, author, why)
+        else:
             watching.records.must_record()
-        watching.change(name, fields, author, reason or f"{name}: {', '.join(fields)} set")
+            self._recorded(lambda: watching.steering.change(name, fields), author, why)
         watching.records.note(author, "change", name, reason, {"fields": fields, "version": watching.version})
         watching.put_in_force(standing)
         watching.judge(standing, fresh=False)
@@ -114,11 +117,12 @@ class Desk:
         watching, standing = self._watching, self._standing(name)
         if standing.guard.state is State.ACTIVE:
             raise ControlError(NOT_NOW, f"shadow {name} is active: there is nothing to reset")
-        watching.records.begin_anew()
+        if watching.records.begin_anew():
+            watching.begin_records_anew(author)
         watching.records.must_record()
+        watching.forgive_harm(standing)
         standing.guard.reset(author, clocks())
-        standing.breaker.clear()
-        watching.harm_is_forgiven()
+        standing.forget_trouble()
         watching.mark()
         watching.keep(standing)
         watching.records.note(author, "reset", name, reason)
@@ -167,7 +171,7 @@ class Desk:
         known = [name for name in watching.standings if name in config["shadows"]]
         sections = {name: {key: config["shadows"][name][key] for key in CHANGEABLE} for name in known}
         before = watching.version
-        watching.change_all(sections, author, reason or f"back to version {version}")
+        self._recorded(lambda: watching.steering.change_all(sections), author, reason or f"back to version {version}")
         watching.records.note(author, "rollback", "", reason, {"to": version, "from": before})
         for standing in watching.standings.values():
             watching.put_in_force(standing)
@@ -176,8 +180,21 @@ class Desk:
         return {
             "version": watching.version,
             "restored": version,
-            "diff": list(newest[0].diff) if newest and newest[0].id == watching.version else [],
+            "diff": list(newest[0].diff) if newest and before != newest[0].id == watching.version else [],
         }
+
+    def _recorded(self, change: Callable[[], None], author: str, reason: str) -> None:
+        """Change settings and give that a version; ControlError, with all as it was, when there is no room for one: a
+        disk that is full may still take what is smaller."""
+        watching, steering = self._watching, self._watching.steering
+        shadows = steering.configured.data["shadows"]
+        before = {name: {key: shadow[key] for key in CHANGEABLE} for name, shadow in shadows.items()}
+        change()
+        try:
+            watching.version = watching.records.new_version(plain(steering.configured), author, reason)
+        except ControlError:
+            steering.change_all(before)
+            raise
 
     def _ramp_changed(self, standing: Standing, author: str, action: str, detail: dict[str, Any]) -> None:
         watching = self._watching

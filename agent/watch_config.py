@@ -85,6 +85,12 @@ class Rollback(Model):
     probe_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     retries: Annotated[int, Field(ge=0, le=1000)] = 3
 
+    @model_validator(mode="before")
+    @classmethod
+    def _on_is_a_key(cls, value: Any) -> Any:
+        """YAML 1.1 reads a bare `on` as true."""
+        return {"on" if key is True else key: each for key, each in value.items()} if isinstance(value, dict) else value
+
 
 class Limits(Model):
     """What the agent itself may use; 0 is no limit."""

@@ -59,17 +59,18 @@ def problems_of(watching: Watching) -> list[str]:
 
 def snapshot_of(watching: Watching) -> WatchSnapshot:
     """For the metrics; called from their thread."""
+    standings, now = watching.standings.values(), clocks()
+    guards = {each.name: each.guard_view(now) for each in standings}
     if watching.link is None:
-        return WatchSnapshot()
-    told, now = watching.link.told, clocks()
-    standings = watching.standings.values()
+        return WatchSnapshot(guards=guards)
+    told = watching.link.told
     alerts: dict[str, int] = {}
     for alert in told.watch.get("alerts", []):
         alerts[alert["severity"]] = alerts.get(alert["severity"], 0) + 1
     return WatchSnapshot(
         traffic={name: message["totals"] for name, message in told.traffic.items()},
         verdicts={each.name: each.verdict for each in standings if each.verdict},
-        guards={each.name: each.guard_view(now) for each in standings},
+        guards=guards,
         ramps={each.name: each.ramp_view() for each in standings if each.ramp},
         resources=told.watch.get("usage", {}),
         harm=told.harm,

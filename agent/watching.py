@@ -18,13 +18,13 @@ from typing import Any
 from agent.capture.layout import PPM
 from agent.config import Config
 from agent.control.budget import Budget
-from agent.control.guard import Cause, Guard, Now, State
+from agent.control.guard import Cause, Now, State
 from agent.control.harm import HarmCheck, Latency
 from agent.control.marker import Trip
-from agent.control.ramp import Ramp
 from agent.control.records import Records
-from agent.control.standing import Standing, causes, guard_settings
+from agent.control.standing import Standing, causes
 from agent.control.steering import CHANGEABLE, Steering
+from agent.control.store import StateError
 from agent.errors import ConfigError
 from agent.monitor.watch_link import WatchLink
 from agent.watch_view import Figures, alarms_of, clocks, plain, verdict_reason
@@ -43,7 +43,6 @@ class Watching:
     ) -> None:
         now = clocks()
         self.config = config
-        self._rollback = config.rollback
         self._causes = causes(config.rollback)
         self.steering = steering
         self._figures = figures
@@ -60,6 +59,7 @@ class Watching:
         self.over_budget = ""
         self._harm: HarmCheck | None = None
         self._harmed = False
+        self._forgiven = False  # a person has reset, and nothing has come yet that does not rest on what was before
         self._seen = 0  # requests
         self._estimated = 0.0  # requests that production has had
 
@@ -69,6 +69,7 @@ class Watching:
         """Take up what was kept, before anything is mirrored; as the user that the agent runs under."""
         state = self.config.state
         self.records = Records(state.directory if state else None)
+        self.records.look_through(f"{what} {name}" for name in self.standings for what in ("guard", "ramp"))
         now = clocks()
         for standing in self._by_place:
             self._take_up(standing, now)
@@ -96,29 +97,17 @@ class Watching:
         records, name = self.records, standing.name
         if records.unreadable:
             standing.guard.trip(Cause.STATE, records.unreadable, now)
+            self._take_up_ramp(standing, {})
             self._say(f"shadow {name} stays off: {records.unreadable}; `shadowtap reset {name}` begins anew")
             return
-        if (kept := records.store.kept(f"guard {name}")) is not None:
-            try:
-                standing.guard = Guard.from_json(kept, guard_settings(self._rollback))
-            except ValueError:
-                standing.guard.trip(Cause.STATE, "what was kept of its guard is damaged", now)
-        marked = records.content.of(name)
-        if marked is not None and standing.guard.state is not State.TRIPPED:
-            standing.guard.trip(Cause(marked.cause), marked.reason, now)  # the store could not be written then
-        self._take_up_ramp(standing)
+        standing.take_up(records.store.kept(f"guard {name}"), records.content.of(name), now)
+        self._take_up_ramp(standing, records.store.kept(f"ramp {name}") or {})
         if standing.guard.state is not State.ACTIVE:
             self._say(f"shadow {name} is {standing.guard.state}: {standing.guard.reason}")
 
-    def _take_up_ramp(self, standing: Standing) -> None:
+    def _take_up_ramp(self, standing: Standing, kept: dict[str, Any]) -> None:
         plan = self.config.shadows[standing.name].ramp
-        kept = self.records.store.kept(f"ramp {standing.name}") or {}
-        try:
-            standing.ramp = Ramp.from_json(kept["ramp"]) if kept.get("ramp") else None
-        except ValueError:
-            standing.ramp = None
-        if plan is not None and kept.get("plan") != plan.model_dump():
-            standing.start_ramp(plan)
+        if standing.take_up_ramp(kept, plan) and plan is not None:
             self._say(f"shadow {standing.name}: a ramp of {len(plan.steps)} steps begins")
 
     # What is heard
@@ -133,8 +122,15 @@ class Watching:
                 verdict = judged["verdict"]
                 if verdict["rollback"]:
                     self.trip(standing, Cause.JUDGE, verdict_reason(verdict))
-        harm = self.link.told.harm
-        if harm.get("rollback") and not self._harmed:
+        self._take_harm(self.link, self.link.told.harm)
+
+    def _take_harm(self, link: WatchLink, harm: dict[str, Any]) -> None:
+        if harm and not harm.get("rollback"):
+            self._forgiven = False
+        elif harm and self._forgiven:  # said before it had heard that it is to forget this, or it has not heard
+            link.told.harm = {}
+            link.tell({"forget_harm": True})
+        elif harm and not self._harmed:
             self._harmed = True
             self._trip_all(Cause.HARM, f"mirroring slows production down: {verdict_reason(harm)}")
 
@@ -169,7 +165,7 @@ class Watching:
             return
         self._say(f"shadow {standing.name} is {step.after}: {step.reason}")
         self.records.note(AGENT, str(step.after), standing.name, step.reason)
-        standing.breaker.clear()
+        standing.forget_trouble()
         self.mark()
         self.keep(standing)
         self.put_in_force(standing)
@@ -184,12 +180,16 @@ class Watching:
         if move is None:
             return
         if move.state == "failed":
-            self.trip(standing, Cause.JUDGE, f"the ramp failed at {move.percentage:g} %: {verdict_reason(verdict)}")
+            reason = f"the ramp failed at {move.percentage:g} %: {verdict_reason(verdict)}"
+            self.trip(standing, Cause.JUDGE, reason, always=True)
             return
         self._say(f"shadow {standing.name}: ramp at {move.percentage:g} % ({move.state}): {move.reason}")
         self.records.note(AGENT, f"ramp {move.state}", standing.name, move.reason, {"percentage": move.percentage})
         if ramp.over:
-            self.change(standing.name, {"percentage": move.percentage}, AGENT, f"the ramp is done: {move.reason}")
+            try:
+                self.change(standing.name, {"percentage": move.percentage}, AGENT, f"the ramp is done: {move.reason}")
+            except ConfigError as error:
+                self._say(f"shadow {standing.name}: {error}")
         self.keep(standing)
         self.put_in_force(standing)
         self.judge(standing, fresh=False)
@@ -245,16 +245,27 @@ class Watching:
 
     # Trips
 
-    def trip(self, standing: Standing, cause: Cause, reason: str, decided_ns: int = 0, author: str = AGENT) -> None:
-        if cause not in self._causes:
+    def trip(
+        self,
+        standing: Standing,
+        cause: Cause,
+        reason: str,
+        decided_ns: int = 0,
+        author: str = AGENT,
+        always: bool = False,
+    ) -> None:
+        """Switch a shadow off, if that is what is to follow from the cause, or `always`."""
+        if not always and cause not in self._causes:
             return
         self.steering.switch_off(standing.name)
         switched_ns = time.time_ns()
         guard, name = standing.guard, standing.name
-        if not guard.trip(cause, reason, clocks()):
-            self.keep(standing)
-            return
+        news = guard.trip(cause, reason, clocks())
         self.mark()
+        if not news:
+            self.keep(standing)
+            self.records.note(author, "trip", name, reason, {"cause": str(cause), "already": True})
+            return
         self._say(f"shadow {name} is tripped ({cause}): {reason}")
         if standing.ramp is not None:
             standing.ramp.fail(f"tripped: {reason}")
@@ -265,15 +276,19 @@ class Watching:
         if decided_ns:
             detail["decided_ns"] = decided_ns
         detail["rolled_back_to"] = self._roll_back_after(standing, reason)
-        standing.breaker.clear()
+        standing.forget_trouble()
         self.keep(standing)
         self.records.note(author, "trip", name, reason, detail)
         self._tell_watch()
 
     def _trip_all(self, cause: Cause, reason: str) -> None:
-        for standing in self._by_place:
-            if standing.guard.state is not State.TRIPPED:
-                self.trip(standing, cause, reason)
+        if cause not in self._causes:
+            return
+        on = [standing for standing in self._by_place if standing.guard.state is not State.TRIPPED]
+        for standing in on:
+            self.steering.switch_off(standing.name)  # all of them before what takes time for the first
+        for standing in on:
+            self.trip(standing, cause, reason)
 
     def _roll_back_after(self, standing: Standing, reason: str) -> int | None:
         """Restore the settings that the shadow had before; the version they come from, None when there is none."""
@@ -282,7 +297,11 @@ class Watching:
         name = standing.name
         if self.version is not None:
             self.records.mark_bad(self.version, name, reason)
-        found = self.records.store.previous_good(name, plain(self.steering.configured))
+        try:
+            found = self.records.store.previous_good(name, plain(self.steering.configured))
+        except StateError as error:
+            self._say(f"shadow {name}: its earlier settings could not be restored: {error}")
+            return None
         if found is None:
             return None
         number, config = found
@@ -313,6 +332,8 @@ class Watching:
             self.steering.override(standing.name, standing.overlay(configured.percentage))
         except ConfigError as error:
             self._say(f"shadow {standing.name}: {error}")
+            if standing.guard.state is State.TRIPPED:  # no more than that it is off, which needs no room anywhere
+                self.steering.override(standing.name, {**self.steering.overridden(standing.name), "enabled": False})
 
     def judge(self, standing: Standing, fresh: bool) -> None:
         """Begin a period where what is judged has changed. A tripped shadow keeps the verdict that tripped it."""
@@ -320,9 +341,7 @@ class Watching:
         if self.link is None or judging is None or standing.guard.state is State.TRIPPED:
             return
         shadow = self.steering.config.shadows[standing.name]
-        order = standing.begin_period(
-            shadow.model_dump(mode="json", by_alias=True), judging, shadow.timeout_s, fresh
-        )
+        order = standing.begin_period(shadow.model_dump(mode="json", by_alias=True), judging, shadow.timeout_s, fresh)
         if order:
             self.link.tell({"judge": order})
 
@@ -338,12 +357,6 @@ class Watching:
         version = self.records.version_if_possible(plain(self.steering.configured), author, reason)
         self.version = version if version is not None else self.version
 
-    def change_all(self, sections: dict[str, dict[str, Any]], author: str, reason: str) -> None:
-        """The same for several shadows at once, all or none."""
-        self.steering.change_all(sections)
-        version = self.records.version_if_possible(plain(self.steering.configured), author, reason)
-        self.version = version if version is not None else self.version
-
     def reloaded(self, notes: list[str]) -> None:
         """The file was read again: what is in force, and judged, may be something else."""
         version = self.records.version_if_possible(plain(self.steering.configured), "SIGHUP", "the file was read again")
@@ -353,9 +366,18 @@ class Watching:
             self.put_in_force(standing)
             self.judge(standing, fresh=False)
 
-    def harm_is_forgiven(self) -> None:
-        """A person has reset: what the check knew so far trips nothing again."""
-        self._harmed = False
-        if self.link is not None and self.link.told.harm.get("rollback"):
+    def begin_records_anew(self, author: str) -> None:
+        """The state that could not be read is set aside: put into the new one what is known."""
+        configured = plain(self.steering.configured)
+        self.version = self.records.version_if_possible(configured, author, "the state began anew")
+        for standing in self._by_place:
+            self.keep(standing)
+
+    def forgive_harm(self, standing: Standing) -> None:
+        """A person is about to reset a shadow: what the check knew so far trips nothing again."""
+        if self.link is None:
+            return
+        if self._harmed or standing.guard.cause is Cause.HARM or self.link.told.harm.get("rollback"):
+            self._harmed, self._forgiven = False, True
             self.link.told.harm = {}
             self.link.tell({"forget_harm": True})

@@ -8,7 +8,7 @@ that cannot be read means that every shadow is off, with cause `state`, until a 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,13 @@ class Records:
         self._store = Store.open(None)
         self.content = Content({})
         self.unreadable = ""
-        self.problem = ""  # with the last write
+        self._problems = {"store": "", "marker": ""}  # with the last write of each
         self.open()
+
+    @property
+    def problem(self) -> str:
+        """What could not be written the last time it was tried, or ""."""
+        return "; ".join(problem for problem in self._problems.values() if problem)
 
     def open(self) -> None:
         """Open what is kept; what is wrong with it is told by `unreadable`."""
@@ -43,11 +48,21 @@ class Records:
         except StateError as error:
             self.unreadable = str(error)
 
-    def begin_anew(self) -> None:
-        """Set aside what cannot be read and start with nothing. ControlError when that is impossible, too."""
+    def look_through(self, names: Iterable[str]) -> None:
+        """Read what is kept under these names: damage within a file that is whole shows only then."""
+        try:
+            for name in names:
+                self._store.kept(name)
+        except StateError as error:
+            self.unreadable = self.unreadable or str(error)
+
+    def begin_anew(self) -> bool:
+        """Set aside what cannot be read and start with nothing; False when there was no need to. ControlError when that
+        is impossible, too."""
         if not self.unreadable or self._directory is None:
-            return
+            return False
         self.close()
+        self._store = Store.open(None)
         try:
             set_aside(self._directory, time.time_ns())
             marker = self._directory / MARKER
@@ -55,10 +70,11 @@ class Records:
                 marker.rename(marker.with_name(f"{MARKER}.damaged-{time.time_ns()}"))
         except (OSError, StateError) as error:
             raise ControlError(CANNOT_RECORD, f"{self._directory}: {error}: make room, or name another place") from None
-        self._store, self.unreadable = Store.open(None), ""
+        self.unreadable = ""
         self.open()
         if self.unreadable:
             raise ControlError(CANNOT_RECORD, self.unreadable)
+        return True
 
     def close(self) -> None:
         """Give the files up."""
@@ -72,7 +88,7 @@ class Records:
     def mark(self, tripped: Mapping[str, Trip]) -> None:
         """Say in the marker which shadows are off."""
         if self._marker is not None:
-            self._try(lambda marker=self._marker: marker.write(tripped))
+            self._try(lambda marker=self._marker: marker.write(tripped), "marker")
 
     def note(self, author: str, action: str, shadow: str, reason: str, detail: dict[str, Any] | None = None) -> None:
         """An audit entry."""
@@ -117,9 +133,9 @@ class Records:
         """For reading."""
         return self._store
 
-    def _try(self, write: Any) -> None:
+    def _try(self, write: Any, what: str = "store") -> None:
         try:
             write()
-            self.problem = ""
+            self._problems[what] = ""
         except StateError as error:
-            self.problem = str(error)
+            self._problems[what] = str(error)

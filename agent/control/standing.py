@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.control.breaker import Breaker, Rules
 from agent.control.guard import Cause, Guard, GuardSettings, Now, State
+from agent.control.marker import Trip
 from agent.control.ramp import Ramp, Step
 from agent.control.ramp import State as RampState
 from agent.watch_config import Judging, RampPlan, Rollback
@@ -54,6 +55,29 @@ class Standing:
         self._leaks: list[tuple[float, int]] = []  # when, how many marked requests had come in all
         self._down_since_s: float | None = None  # its balancer program
 
+    def take_up(self, kept: Any, marked: Trip | None, now: Now) -> None:
+        """What was kept of its guard, if anything was, and what the marker says, which could be written when the store
+        could not."""
+        if kept is not None:
+            try:
+                self.guard = Guard.from_json(kept, guard_settings(self._rollback))
+            except ValueError:
+                self.guard.trip(Cause.STATE, "what was kept of its guard is damaged", now)
+        if marked is not None and self.guard.state is not State.TRIPPED:
+            cause = Cause(marked.cause) if marked.cause in set(Cause) else Cause.STATE
+            self.guard.trip(cause, marked.reason, now)
+
+    def take_up_ramp(self, kept: dict[str, Any], plan: RampPlan | None) -> bool:
+        """What was kept of its ramp; True when the configured one begins, which it does only once."""
+        try:
+            self.ramp = Ramp.from_json(kept["ramp"]) if kept.get("ramp") else None
+        except ValueError:
+            self.ramp = None
+        if plan is None or kept.get("plan") == plan.model_dump():
+            return False
+        self.start_ramp(plan)
+        return True
+
     def overlay(self, configured_percentage: float) -> dict[str, Any]:
         """What is in force instead of what is configured."""
         if self.guard.state is State.TRIPPED:
@@ -79,6 +103,7 @@ class Standing:
         its settings in force, as JSON."""
         about = {key: shadow.get(key) for key in JUDGED}
         about |= {"settings": judging.settings(self.alpha_share()), "timeout_s": timeout_s}
+        about["guard"] = [self.guard.state.value, self.guard.trips]  # what is still under way is of another period
         about["step"] = self.ramp.step if self.ramp is not None and not self.ramp.over else None
         fingerprint = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
         if fingerprint == self.fingerprint and not fresh:
@@ -99,6 +124,12 @@ class Standing:
         self.judged, self.verdict = judged, judged["verdict"]
         self.period_started_ns = judged["period_started_ns"]
         return True
+
+    def forget_trouble(self) -> None:
+        """What came before a trip, or before a shadow goes on, is no reason to trip again."""
+        self.breaker.clear()
+        self._leaks = []
+        self._down_since_s = None
 
     def leaked(self, now_s: float, marked: int) -> str:
         """Requests with the shadow's mark that came to production's port, counted in all; a reason to trip or ""."""

@@ -60,6 +60,8 @@ class Steering:
         self.config = config  # in force: what is configured, with `overrides`
         self._overrides: dict[str, dict[str, Any]] = {}
         self._paused = False
+        self._begun = False
+        self._off: set[str] = set()  # switched off, and not overridden since
         self.selection = selection_of(Order.of(config), geo)
         self._tables = tables
         self._geo = geo
@@ -71,24 +73,28 @@ class Steering:
     def begin(self) -> None:
         """Put the first selection into the kernel. ConfigError when that has no room for it."""
         _select(self._tables, self.selection)
+        self._begun = True
         self._enable()
 
     def switch_off(self, name: str) -> None:
-        """With one store the next packet is not copied for a shadow any more. `override` is to follow."""
-        self._tables.enabled &= ~(1 << list(self.config.shadows).index(name))
+        """With one store the next packet is not copied for a shadow any more, until an `override` of it succeeds."""
+        self._tables.enabled &= ~self._bit(name)
+        self._off.add(name)
 
     def override(self, name: str, fields: dict[str, Any]) -> None:
         """Put these settings of a shadow in force instead of the configured ones; none: the configured ones again.
         ConfigError when they cannot be; then what was in force stays."""
         before = self._overrides.get(name, {})
-        if fields == before:
-            return
-        self._overrides[name] = fields
-        try:
-            self._put_in_force(self.configured)
-        except ConfigError:
-            self._overrides[name] = before
-            raise
+        if fields != before:
+            self._overrides[name] = fields
+            try:
+                self._put_in_force(self.configured)
+            except ConfigError:
+                self._overrides[name] = before
+                raise
+        if name in self._off:
+            self._off.discard(name)
+            self._enable()
 
     def overridden(self, name: str) -> dict[str, Any]:
         """What is in force of a shadow instead of what is configured."""
@@ -106,7 +112,7 @@ class Steering:
         if unknown := sorted(set(fields) - set(CHANGEABLE)):
             raise ConfigError(f"{', '.join(unknown)}: not changeable at run time; {', '.join(CHANGEABLE)} are")
         if fields.get("enabled") is False and len(fields) == 1:  # at once, before anything that takes time
-            self.switch_off(name)
+            self._tables.enabled &= ~self._bit(name)
         self.change_all({name: fields})
 
     def change_all(self, sections: dict[str, dict[str, Any]]) -> None:
@@ -114,7 +120,7 @@ class Steering:
         data = self.configured.data
         for name, fields in sections.items():
             data["shadows"][name] |= fields
-        self._put_in_force(configuration.validated(data, "the change"))
+        self._put_in_force(configuration.validated(data, "the change", files=False))
 
     def reload(self) -> list[str]:
         """Take over from the file what can be changed; lines about what could not. ConfigError changes nothing."""
@@ -128,7 +134,7 @@ class Steering:
         kept, wanted = self.configured.data, found.data
         for name, shadow in kept["shadows"].items():
             shadow |= {key: wanted["shadows"][name][key] for key in CHANGEABLE}
-        self._put_in_force(configuration.validated(kept, str(self._path)))
+        self._put_in_force(configuration.validated(kept, str(self._path), files=False))
         return [f"{key}: a change there needs a restart" for key in wanted if wanted[key] != kept[key]]
 
     def look_at_geography(self) -> str:
@@ -167,15 +173,19 @@ class Steering:
             data = configured.data
             for name, fields in self._overrides.items():
                 data["shadows"][name] |= fields
-            config = configuration.validated(data, "what is in force")
+            config = configuration.validated(data, "what is in force", files=False)
         if _only_switches(self.config, config):
             self._turn(config)  # the tables are the same
         else:
             self._apply(config)
         self.configured = configured
 
+    def _bit(self, name: str) -> int:
+        return 1 << list(self.config.shadows).index(name)
+
     def _enable(self) -> None:
-        self._tables.enabled = 0 if self._paused else _mask(self.config.shadows.values())
+        mask = _mask(self.config.shadows.values()) & ~sum(self._bit(name) for name in self._off)
+        self._tables.enabled = mask if self._begun and not self._paused else 0
 
     def _apply(self, config: Config) -> None:
         order = Order.of(config)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.alerts_config import AlertsConfig
-from agent.monitor.alerts import AlertBook
+from agent.monitor.alerts import KEPT_BYTES, AlertBook
 from agent.monitor.judging import write_whole
 from agent.monitor.sending import Sender
 
@@ -39,8 +39,11 @@ class Alerting:
         self._sender.send(self._book.due(now_ns))
 
     def message(self) -> list[dict[str, Any]]:
-        """The active alerts, for the service."""
-        return [alert.as_json() for alert in self._book.active()]
+        """The active alerts, for the service; without evidence where that would be too much for a message."""
+        found = [alert.as_json() for alert in self._book.active()]
+        if len(json.dumps(found)) > KEPT_BYTES:
+            found = [{**alert, "evidence": {}} for alert in found]
+        return found
 
     def problems(self) -> list[str]:
         """What could not be told or kept, a line each."""
@@ -66,7 +69,7 @@ class Alerting:
         if self._path is not None:
             try:
                 return AlertBook.from_json(json.loads(self._path.read_text()), config.resend_s, config.hold_s)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 pass  # none, or damaged: what is active is told again
         return AlertBook(config.resend_s, config.hold_s)
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from agent.monitor.judging import write_whole
+from agent.monitor.judging import read_state, write_whole
 from replay.judge import Judge, as_json
 from replay.judge.plan import HARM_SETTINGS
 
@@ -20,9 +20,14 @@ class HarmJudge:
 
     def __init__(self, directory: Path | None) -> None:
         self.problem = ""
-        self._path = directory / "judge-harm.json" if directory else None
+        self._path = directory / "harm.json" if directory else None
         self._judge = self._open()
         self._pairs_of_blocks = 0
+
+    @property
+    def begun(self) -> bool:
+        """There is evidence, perhaps of an earlier process."""
+        return any(finding["blocks"] for finding in self.message()["findings"])
 
     def take(self, measures: dict[str, float], at_ns: int) -> None:
         """The numbers of one pair of blocks."""
@@ -33,6 +38,7 @@ class HarmJudge:
     def forget(self) -> None:
         """Begin anew."""
         self._judge, self._pairs_of_blocks = Judge(HARM_SETTINGS), 1  # so that this is kept
+        self.keep()  # at once, or a crash would bring the old evidence back
 
     def message(self) -> dict[str, Any]:
         """For the service."""
@@ -51,7 +57,7 @@ class HarmJudge:
     def _open(self) -> Judge:
         if self._path is not None:
             try:
-                return Judge.from_json(json.loads(self._path.read_text()), HARM_SETTINGS)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                return Judge.from_json(read_state(self._path), HARM_SETTINGS)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 pass  # none, or damaged
         return Judge(HARM_SETTINGS)

@@ -68,10 +68,11 @@ class ShadowJudge:
         return ""
 
     def restart(self, now_ns: int) -> None:
-        """Forget all evidence, e.g. because the clock was set."""
+        """Forget all evidence, e.g. because the clock was set; on disk as well, or a crash would bring it back."""
         if self._settings is not None:
             self.started_ns = now_ns
             self._judge, self._noise = Judge(self._settings), Noise()
+            self.keep()
 
     def take(self, pairs: Iterable[PairRecord], lost: Iterable[LostRecord] = ()) -> None:
         """What the workers told of this shadow."""
@@ -143,16 +144,16 @@ class ShadowJudge:
         if self._path is None:
             return False
         try:
-            state = json.loads(self._path.read_text())
+            state = read_state(self._path)
             if state["version"] != STATE_VERSION or state["fingerprint"] != self.fingerprint:
                 return False
             started, noise = int(state["started_ns"]), Noise.from_json(state["noise"])
-            if started > time.time_ns():
+            if max(started, int(state["judge"]["builders"][ALL]["start_ns"] or 0)) > time.time_ns():
                 return False  # the clock was set back since
-            self._judge = Judge.from_json(state["judge"], self._settings)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            judge = Judge.from_json(state["judge"], self._settings)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return False  # none, or damaged: then the evidence begins anew, which no error rate minds
-        self.started_ns, self._noise = started, noise
+        self.started_ns, self._noise, self._judge = started, noise, judge
         return True
 
 
@@ -173,6 +174,15 @@ def shortened(verdict: dict[str, Any]) -> dict[str, Any]:
     for finding in single[:ROUTES_TOLD]:
         findings.append({**finding, "examples": finding["examples"][: finding["word"] == "fail"]})
     return {**verdict, "findings": findings, "routes_left_out": max(0, len(single) - ROUTES_TOLD)}
+
+
+def read_state(path: Path) -> Any:
+    """What `write_whole` wrote; OSError or ValueError. No state holds a number that is not finite."""
+    return json.loads(path.read_text(), parse_constant=_refuse)
+
+
+def _refuse(word: str) -> float:
+    raise ValueError(f"{word} in a state")
 
 
 def write_whole(path: Path, text: str) -> None:

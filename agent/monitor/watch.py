@@ -61,6 +61,7 @@ class Watch:
         self._unsent: dict[int, int] = {}  # by worker
         self._known: dict[int, int] = {}  # by worker: what became of all requests before is told
         self._damaged = 0
+        self._too_long = ""  # what could not be told
         self._ended = asyncio.Event()
         self._clock_ns = _wall_minus_boot_ns()
 
@@ -71,6 +72,8 @@ class Watch:
         self._feed.setblocking(False)
         loop.add_reader(self._channel, self._listen)
         loop.add_reader(self._feed, self._read_feed)
+        if self._harm.begun:
+            self._tell({"harm": self._harm.message()})  # or nobody would know of it until the next pair of blocks
         tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self._keep())]
         if self._scraper is not None:
             tasks.append(asyncio.create_task(self._scrape(self._scraper)))
@@ -166,6 +169,7 @@ class Watch:
         if abs(now_ns - self._clock_ns) > CLOCK_STEP_NS:
             for judge in self._judges.values():
                 judge.restart(time.time_ns())
+            self._known.clear()  # what workers said last is of the other time
             self._tell({"say": "the host's clock was set: the judges begin anew"})
         self._clock_ns = now_ns
 
@@ -197,9 +201,12 @@ class Watch:
 
     def _problems(self) -> list[str]:
         kept = [judge.problem for judge in self._judges.values()] + [self._harm.problem]
-        return [problem for problem in (*kept, *self._alerting.problems()) if problem]
+        return [problem for problem in (*kept, *self._alerting.problems(), self._too_long) if problem]
 
     def _tell(self, message: dict[str, Any]) -> None:
+        if not messages.fits(message):  # the service could not read it
+            self._too_long = f"too much to tell of: {', '.join(message)}"
+            return
         with contextlib.suppress(BlockingIOError):  # the service is behind; the next message says the same and more
             try:
                 messages.send(self._channel, message)

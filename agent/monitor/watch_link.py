@@ -49,6 +49,7 @@ class WatchLink:
         self._selector: selectors.BaseSelector | None = None
         self._due_s = 0.0
         self._heard_s = 0.0
+        self._started_s = 0.0
         self._pause_s = AGAIN_MIN_S
 
     @property
@@ -75,7 +76,7 @@ class WatchLink:
         theirs.close()
         ours.setblocking(False)
         self._channel = ours
-        self._heard_s = time.monotonic()
+        self._heard_s = self._started_s = time.monotonic()
         self.tell({**self._order, "parent": os.getpid()})
         if self._selector is not None:
             self._selector.register(ours, selectors.EVENT_READ, self)
@@ -126,6 +127,8 @@ class WatchLink:
         if self.running:
             if self._process is not None and now_s - self._heard_s > STUCK_S:
                 self._process.kill()  # its end is heard like any other
+            elif now_s - self._started_s > AGAIN_MAX_S:
+                self._pause_s = AGAIN_MIN_S  # it works: what was before is no reason to wait next time
             return False
         if not self._due_s:
             self._due_s = now_s + self._pause_s
@@ -133,8 +136,12 @@ class WatchLink:
         if now_s < self._due_s:
             return False
         self._due_s = 0.0
+        try:
+            self.start()
+        except OSError as error:
+            self._say(f"the watch process cannot be started: {error.strerror}")
+            return False
         self.restarts += 1
-        self.start()
         return True
 
     def close(self) -> None:

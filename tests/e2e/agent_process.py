@@ -22,15 +22,19 @@ from typing import Any
 import pyarrow.parquet as pq
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.control.client import ask
 from agent.select import sampling
 from replay.account import Account
 from replay.compare import as_json, compare
-from vagrant.lab import Lab
+from vagrant.lab import Lab, Options
 
 SHADOWTAP = Path(sys.executable).parent / "shadowtap"
 START_S = 120.0
 END_S = 60.0
 METRICS_PORT = 9464
+MOODS = Options(production="mood", shadow="mood", access_logs=False)
+TARGETS = tuple(f"/api/items/{n}" for n in range(1, 9))
+STEADY_S = 300.0  # longer than any test needs it
 
 Settings = dict[str, Any]
 
@@ -205,7 +209,36 @@ class Agent:
     def control(self, *words: str) -> str:
         """A command over the control socket, as a user types it; what it prints."""
         argv = [SHADOWTAP, *words, "--socket", self.settings["control"]["socket"]]
-        return self.lab.run_in("lb", argv).stdout
+        return str(self.lab.run_in("lb", argv).stdout)
+
+    def refused(self, *words: str) -> str:
+        """The one line that is said of a command which is refused."""
+        argv = [SHADOWTAP, *words, "--socket", self.settings["control"]["socket"]]
+        done = self.lab.run_in("lb", argv, check=False)
+        assert (done.returncode, done.stdout) == (2, ""), done
+        (line,) = done.stderr.splitlines()
+        return str(line)
+
+    def ask(self, path: str) -> Any:
+        """What the control API answers to a GET."""
+        return ask(Path(self.settings["control"]["socket"]), "GET", path)
+
+    def status(self) -> Any:
+        """`shadowtap status --json`."""
+        return json.loads(self.control("status", "--json"))
+
+    def guard(self) -> Any:
+        """The shadow's: "state", "cause" and the like."""
+        return self.ask("/v1/status")["guards"]["candidate"]
+
+    def await_state(self, state: str, seconds: float = 30.0) -> None:
+        """Wait until the guard is in it."""
+        until(lambda: self.guard()["state"] == state, seconds, f"the shadow is {state}; {self.guard()}")
+
+    def watch_pid(self) -> int | None:
+        """The watch process; None while there is none."""
+        found = [pid for pid, command in _children(self.pid) if "agent.monitor.watch_start" in command]
+        return found[0] if found else None
 
     def await_metric(self, name: str, value: float, **labels: str) -> None:
         """Wait until a metric has this value."""
@@ -243,6 +276,19 @@ def running(lab: Lab, settings: Settings | None = None) -> Iterator[Agent]:
     """An agent that is ready."""
     with Agent(lab, settings) as agent:
         yield agent
+
+
+class _Enough(Exception):
+    """The block is over before its traffic is."""
+
+
+@contextmanager
+def steady(lab: Lab, per_second: float = 200.0) -> Iterator[None]:
+    """So many requests a second while the block runs."""
+    options = {"connections": 20, "targets": TARGETS}
+    with suppress(_Enough), lab.background(lab.rate, per_second, STEADY_S, **options):
+        yield
+        raise _Enough
 
 
 @contextmanager

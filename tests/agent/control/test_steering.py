@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.capture.tables import Tables
-from agent.config import Config, load, parse
+from agent.config import Config, load, parse, validated
 from agent.control.steering import CHANGEABLE, Steering, selection_of
 from agent.errors import ConfigError
 from agent.order import Order
@@ -456,3 +461,218 @@ def test_a_new_database_that_cannot_be_used_does_not_end_the_agent(located: Benc
 def test_without_a_database_there_is_nothing_to_look_at(bench: Bench) -> None:
     assert bench.steering.look_at_geography() == ""
     assert bench.log == []
+
+
+# Overrides, pauses, switches
+
+
+def test_an_override_is_in_force_and_what_is_configured_stays(bench: Bench) -> None:
+    bench.steering.override("one", {"percentage": 3.0})
+    assert (bench.shadow("one").percentage, bench.steering.configured.shadows["one"].percentage) == (3, 10)
+    assert bench.told[0].window == Window(0, 30_000)
+    assert bench.steering.overridden("one") == {"percentage": 3.0}
+    one, two, _ = bench.steering.status()
+    assert (one["percentage"], one["configured"], "configured" in two) == (3, {"percentage": 10}, False)
+    bench.steering.change("one", {"percentage": 50, "methods": ["GET"]})
+    assert (bench.shadow("one").percentage, bench.shadow("one").methods) == (3, ["GET"])
+    bench.log.clear()
+    bench.steering.override("one", {"percentage": 3.0})
+    assert bench.log == [], "it is there already"
+    bench.steering.override("one", {})
+    assert bench.shadow("one").percentage == 50
+    assert bench.steering.config == bench.steering.configured
+
+
+def test_an_override_outlives_a_reload(tmp_path: Path) -> None:
+    bench, path = from_file(tmp_path)
+    bench.steering.override("one", {"enabled": False})
+    path.write_text(TEXT.replace("percentage: 10", "percentage: 15"))
+    assert bench.steering.reload() == []
+    assert (bench.tables.enabled, bench.steering.configured.shadows["one"].percentage) == (0b100, 15)
+    bench.steering.override("one", {})
+    assert (bench.tables.enabled, bench.shadow("one").percentage) == (0b101, 15)
+
+
+def test_an_override_for_which_there_is_no_room_changes_nothing(bench: Bench) -> None:
+    bench.tables.full = True
+    bench.refuses(lambda: bench.steering.override("one", {"percentage": 3.0}), "the kernel has no room")
+    assert bench.steering.overridden("one") == {}
+    bench.refuses(lambda: bench.steering.override("one", {"percentage": 300.0}), "what is in force: shadows")
+
+
+def test_a_switch_off_holds_until_an_override_succeeds(bench: Bench) -> None:
+    bench.steering.switch_off("one")
+    assert bench.log == [("enabled", 0b100)]
+    bench.steering.pause(True)
+    bench.steering.pause(False)
+    bench.steering.change("two", {"percentage": 3})
+    bench.tables.full = True
+    with pytest.raises(ConfigError):
+        bench.steering.override("one", {"percentage": 4.0})
+    assert [mask for step, mask in bench.log if step == "enabled" and mask & 1] == []
+    bench.tables.full = False
+    bench.steering.override("one", {})
+    assert bench.tables.enabled == 0b101
+
+
+def test_while_paused_nothing_is_copied_whatever_changes(bench: Bench) -> None:
+    bench.steering.pause(True)
+    bench.steering.change("two", {"enabled": True})
+    bench.steering.change("one", {"percentage": 3})
+    bench.steering.override("three", {"percentage": 3.0})
+    bench.steering.override("one", {"enabled": False})
+    assert [mask for step, mask in bench.log if step == "enabled"] == [0]
+    bench.steering.pause(False)
+    assert bench.tables.enabled == 0b110
+
+
+def test_before_the_beginning_nothing_is_copied() -> None:
+    tables = FakeTables([])
+    steering = Steering(parse(TEXT, "f.yaml"), cast(Tables, tables), None, lambda rules: None)
+    steering.override("three", {"percentage": 3.0})
+    steering.override("one", {"enabled": False})
+    steering.pause(False)
+    assert [mask for step, mask in tables.log if step == "enabled"] == []
+    steering.begin()
+    assert tables.enabled == 0b100
+    assert tables.selection == steering.selection
+
+
+def test_several_shadows_are_changed_together_or_not_at_all(bench: Bench) -> None:
+    bench.steering.change_all({"one": {"percentage": 1}, "two": {"enabled": True}})
+    assert (bench.shadow("one").percentage, bench.tables.enabled) == (1, 0b111)
+    bench.refuses(
+        lambda: bench.steering.change_all({"one": {"percentage": 2}, "two": {"percentage": 101}}), "less than or equal"
+    )
+    assert bench.steering.configured.shadows["one"].percentage == 1
+
+
+def test_a_switch_off_that_is_refused_is_taken_back(bench: Bench) -> None:
+    with pytest.raises(ConfigError, match="no shadow"):
+        bench.steering.change("four", {"enabled": False})
+    assert bench.tables.enabled == 0b101
+
+
+NAMES = st.sampled_from(["one", "two", "three"])
+SHARES = st.sampled_from([0.0, 1.0, 5.0, 60.0])
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "enabled": st.booleans(),
+        "percentage": SHARES,
+        "criteria": st.sampled_from(["random", "cidr:10.0.0.0/8"]),
+        "exclusive": st.sampled_from([False, "blue"]),
+        "sample_by": st.sampled_from(["client", "connection"]),
+    },
+)
+
+
+PLAIN = TEXT.replace("header:X-Test", "cidr:12.0.0.0/8")  # whose automaton takes long to make
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Trips, overrides, changes, reloads and pauses in any order, with and without room in the kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.bench, self.path = from_file(self.directory, PLAIN)
+        self.off: set[str] = set()  # tripped
+        self.paused = False
+        self.versions = [self.bench.steering.configured]
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.directory)
+
+    def tried(self, call: Callable[[], object]) -> bool:
+        steering = self.bench.steering
+        names = list(steering.config.shadows)
+        before = steering.configured, steering.config, [steering.overridden(name) for name in names]
+        try:
+            call()
+        except ConfigError:
+            after = steering.configured, steering.config, [steering.overridden(name) for name in names]
+            assert after == before
+            return False
+        self.versions.append(steering.configured)
+        return True
+
+    @rule(name=NAMES)
+    def trip(self, name: str) -> None:
+        self.off.add(name)
+        before = self.bench.tables.enabled
+        self.bench.steering.switch_off(name)
+        assert self.bench.tables.enabled & ~before == 0
+        self.tried(lambda: self.bench.steering.override(name, {"enabled": False}))
+
+    @rule(name=NAMES)
+    def reset(self, name: str) -> None:
+        if self.tried(lambda: self.bench.steering.override(name, {})):
+            self.off.discard(name)
+
+    @rule(name=NAMES, percentage=SHARES)
+    def ramp(self, name: str, percentage: float) -> None:
+        if name not in self.off:
+            self.tried(lambda: self.bench.steering.override(name, {"percentage": percentage}))
+
+    @rule(name=NAMES, fields=FIELDS)
+    def change(self, name: str, fields: dict[str, Any]) -> None:
+        if self.tried(lambda: self.bench.steering.change(name, fields)):
+            found = self.bench.steering.configured.shadows[name]
+            assert {key: getattr(found, key) for key in fields} == fields
+
+    @rule(data=st.data())
+    def roll_back(self, data: st.DataObject) -> None:
+        version = data.draw(st.sampled_from(self.versions))
+        sections = {
+            name: {key: shadow[key] for key in CHANGEABLE}
+            for name, shadow in version.model_dump(mode="json", by_alias=True)["shadows"].items()
+        }
+        if self.tried(lambda: self.bench.steering.change_all(sections)):
+            assert self.bench.steering.configured == version
+
+    @rule(percentage=SHARES)
+    def reload(self, percentage: float) -> None:
+        self.path.write_text(PLAIN.replace("percentage: 20", f"percentage: {percentage}"))
+        if self.tried(self.bench.steering.reload):
+            assert self.bench.steering.configured == load(self.path)
+
+    @rule(paused=st.booleans())
+    def pause(self, paused: bool) -> None:
+        self.paused = paused
+        self.bench.steering.pause(paused)
+
+    @rule(full=st.booleans())
+    def fill(self, full: bool) -> None:
+        self.bench.tables.full = full
+
+    @invariant()
+    def what_is_off_is_off(self) -> None:
+        steering, log = self.bench.steering, self.bench.log
+        enabled = {name for place, name in enumerate(steering.config.shadows) if self.bench.tables.enabled >> place & 1}
+        wanted = {name for name, shadow in steering.config.shadows.items() if shadow.enabled and shadow.share_ppm}
+        assert enabled == (set() if self.paused else wanted - self.off)
+        for mask in (mask for step, mask in log if step == "enabled"):
+            now = {name for place, name in enumerate(steering.config.shadows) if mask >> place & 1}
+            assert not now & self.off_throughout(), "not for a moment"
+        log[:] = [each for each in log if each[0] != "enabled"]
+        self.off_before = set(self.off)
+
+    def off_throughout(self) -> set[str]:
+        return self.off & getattr(self, "off_before", set())
+
+    @invariant()
+    def what_is_in_force_is_what_is_configured_and_overridden(self) -> None:
+        steering = self.bench.steering
+        data = steering.configured.data
+        for name in data["shadows"]:
+            data["shadows"][name] |= steering.overridden(name)
+        assert steering.config == validated(data, "expected")
+        order = Order.of(steering.config)
+        assert self.bench.tables.selection == selection_of(order, None) == steering.selection
+        if "rules" in self.bench.steps:
+            assert self.bench.told == [shadow.rule for shadow in order.shadows]
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = hypothesis_settings(max_examples=40, stateful_step_count=20, deadline=None)
