@@ -51,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="shadowtap",
         description="Mirrors a part of live HTTP traffic to a shadow host and says how the shadow compares.",
-        epilog="Start with `shadowtap doctor`, then `shadowtap check -c FILE` and `shadowtap run -c FILE`; while it runs, "
-        "`shadowtap status --watch`.",
+        epilog="Start with `shadowtap doctor`, then `shadowtap check -c FILE` and `shadowtap run -c FILE`; "
+        "while it runs, `shadowtap status --watch`.",
     )
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

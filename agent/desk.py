@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.control.guard import Cause, State
+from agent.control.records import CANNOT_RECORD
 from agent.control.request import ControlError
 from agent.control.standing import Standing
 from agent.control.steering import CHANGEABLE
@@ -21,6 +22,8 @@ from agent.watch_view import clocks, plain, problems_of
 from agent.watching import Watching
 
 NOT_NOW = 409
+PAGE = 100  # versions that are looked through for a good one
+T = TypeVar("T")
 
 
 class Desk:
@@ -64,7 +67,8 @@ class Desk:
 
     def history(self, limit: int, before: int | None) -> list[dict[str, Any]]:
         """Versions, the newest first."""
-        return [self._version_view(version) for version in self._watching.records.store.versions(limit, before)]
+        versions = _read(lambda: self._watching.records.store.versions(limit, before))
+        return [self._version_view(version) for version in versions]
 
     def version(self, number: int) -> dict[str, Any]:
         """One version with its configuration."""
@@ -73,7 +77,7 @@ class Desk:
 
     def audit(self, limit: int, shadow: str | None) -> list[dict[str, Any]]:
         """Who did what, the newest first."""
-        return [asdict(entry) for entry in self._watching.records.store.audits(limit, shadow)]
+        return [asdict(entry) for entry in _read(lambda: self._watching.records.store.audits(limit, shadow))]
 
     def alerts(self) -> list[dict[str, Any]]:
         """Active ones."""
@@ -103,6 +107,9 @@ class Desk:
             watching.records.must_record()
             self._recorded(lambda: watching.steering.change(name, fields), author, why)
         watching.records.note(author, "change", name, reason, {"fields": fields, "version": watching.version})
+        if "percentage" in fields:
+            standing.forget_ended_ramp()
+            watching.keep(standing)
         watching.put_in_force(standing)
         watching.judge(standing, fresh=False)
 
@@ -113,14 +120,12 @@ class Desk:
         return standing.guard_view(clocks())
 
     def reset(self, name: str, reason: str, author: str) -> dict[str, Any]:
-        """Let a tripped shadow take traffic again, with new evidence."""
+        """Let a tripped shadow take traffic again; of an active one, begin to judge anew."""
         watching, standing = self._watching, self._standing(name)
-        if standing.guard.state is State.ACTIVE:
-            raise ControlError(NOT_NOW, f"shadow {name} is active: there is nothing to reset")
         if watching.records.begin_anew():
             watching.begin_records_anew(author)
         watching.records.must_record()
-        watching.forgive_harm(standing)
+        watching.harm.forgive(standing)
         standing.guard.reset(author, clocks())
         standing.forget_trouble()
         watching.mark()
@@ -133,29 +138,41 @@ class Desk:
     def start_ramp(self, name: str, spec: dict[str, Any], author: str) -> dict[str, Any]:
         """Begin a ramp."""
         watching, standing = self._watching, self._standing(name)
-        if watching.link is None:
+        if watching.config.judge is None:
             raise ControlError(NOT_NOW, "nothing is judged (`judge: null`), so no step could ever be left")
         if standing.guard.state is not State.ACTIVE:
             raise ControlError(NOT_NOW, f"shadow {name} is {standing.guard.state}: `shadowtap reset {name}` first")
         if standing.ramp is not None and not standing.ramp.over:
             raise ControlError(NOT_NOW, f"shadow {name} is on a ramp already: abort that one first")
         watching.records.must_record()
+        before = standing.ramp
         try:
             standing.start_ramp(RampPlan.model_validate(spec))
         except ValueError as error:
             raise ConfigError(" ".join(str(error).split())) from None
+        watching.keep(standing)
+        if problem := watching.records.problem:  # or a restart would forget it, and take what is configured
+            standing.ramp = before
+            raise ControlError(CANNOT_RECORD, f"{problem}: the ramp cannot be kept, so it does not begin")
+        if not watching.put_in_force(standing):
+            standing.ramp = before
+            watching.keep(standing)
+            raise ControlError(NOT_NOW, f"shadow {name}: the first step cannot be put in force: its group has no room")
         self._ramp_changed(standing, author, "ramp started", spec)
         return standing.ramp_view()
 
     def steer_ramp(self, name: str, action: str, author: str) -> dict[str, Any]:
-        """Pause, resume or abort it. An aborted ramp's shadow goes back to the percentage that is configured."""
-        standing = self._standing(name)
+        """Pause, resume or abort it. An aborted ramp leaves its first step's percentage, or what is configured where
+        that is less."""
+        watching, standing = self._watching, self._standing(name)
         ramp = standing.ramp
         if ramp is None:
             raise ControlError(NOT_NOW, f"shadow {name} has no ramp: `shadowtap ramp {name} --steps ...` starts one")
         if not {"pause": ramp.pause, "resume": ramp.resume, "abort": ramp.abort}[action]():
             raise ControlError(NOT_NOW, f"the ramp of shadow {name} is {ramp.state}, so it cannot {action}")
-        self._ramp_changed(standing, author, f"ramp {action}", {})
+        if not self._ramp_changed(standing, author, f"ramp {action}", {}) and ramp.pause():
+            watching.keep(standing)
+            raise ControlError(NOT_NOW, f"shadow {name}: the step cannot be put in force: its group has no room")
         return standing.ramp_view()
 
     def rollback(self, version: int | None, reason: str, author: str) -> dict[str, Any]:
@@ -163,10 +180,11 @@ class Desk:
         watching = self._watching
         watching.records.must_record()
         if version is None:
-            versions = watching.records.store.versions(1, watching.version)
-            if not versions:
-                raise ControlError(NOT_NOW, "there is no earlier version to go back to")
-            version = versions[0].id
+            versions = _read(lambda: watching.records.store.versions(PAGE, watching.version))
+            good = [each.id for each in versions if not each.bad]
+            if not good:
+                raise ControlError(NOT_NOW, "there is no earlier version to go back to that is not known to be bad")
+            version = good[0]
         _, config = self._stored(version)
         known = [name for name in watching.standings if name in config["shadows"]]
         sections = {name: {key: config["shadows"][name][key] for key in CHANGEABLE} for name in known}
@@ -174,9 +192,11 @@ class Desk:
         self._recorded(lambda: watching.steering.change_all(sections), author, reason or f"back to version {version}")
         watching.records.note(author, "rollback", "", reason, {"to": version, "from": before})
         for standing in watching.standings.values():
+            standing.forget_ended_ramp()
+            watching.keep(standing)
             watching.put_in_force(standing)
             watching.judge(standing, fresh=False)
-        newest = watching.records.store.versions(1)
+        newest = _read(lambda: watching.records.store.versions(1))
         return {
             "version": watching.version,
             "restored": version,
@@ -196,21 +216,20 @@ class Desk:
             steering.change_all(before)
             raise
 
-    def _ramp_changed(self, standing: Standing, author: str, action: str, detail: dict[str, Any]) -> None:
+    def _ramp_changed(self, standing: Standing, author: str, action: str, detail: dict[str, Any]) -> bool:
+        """False when its step cannot be put in force."""
         watching = self._watching
         watching.keep(standing)
         watching.records.note(author, action, standing.name, "", detail)
-        watching.put_in_force(standing)
+        done = watching.put_in_force(standing)
         watching.judge(standing, fresh=False)
+        return done
 
     def _standing(self, name: str) -> Standing:
         return self._watching.standings[name]
 
     def _stored(self, number: int) -> tuple[Version, dict[str, Any]]:
-        try:
-            found = self._watching.records.store.version(number)
-        except StateError as error:
-            raise ControlError(500, str(error)) from None
+        found = _read(lambda: self._watching.records.store.version(number))
         if found is None:
             raise ControlError(404, f"no version {number}: `shadowtap history` lists them")
         return found
@@ -225,3 +244,11 @@ class Desk:
             "bad": version.bad,
             "current": version.id == self._watching.version,
         }
+
+
+def _read(read: Callable[[], T]) -> T:
+    """What is read from the store; ControlError when it cannot be."""
+    try:
+        return read()
+    except StateError as error:
+        raise ControlError(500, str(error)) from None

@@ -11,14 +11,16 @@ from agent.errors import LoadError
 from agent.select.geo import GeoDatabase
 
 
-def prepare(key: str, directory: Path | None, user: pwd.struct_passwd) -> None:
-    """Make a directory that the configuration names under `key`; LoadError when the user could not write there."""
+def prepare(key: str, directory: Path | None, user: pwd.struct_passwd, mode: int = 0o755) -> None:
+    """Make a directory that the configuration names under `key`; LoadError when the user could not write there. `mode`
+    is for the last of its parts, if it is made."""
     if directory is None:
         return
     try:
         for each in (*reversed(directory.parents), directory):
             if not each.exists():
                 each.mkdir()
+                each.chmod(mode if each == directory else 0o755)
                 os.chown(each, user.pw_uid, user.pw_gid)  # one that was there keeps its owner
     except OSError as error:
         raise LoadError(f"{key} {directory}: {error.strerror}: choose one that can be made") from None

@@ -19,8 +19,9 @@ def as_line(exchange: Exchange) -> str:
 def as_json(exchange: Exchange) -> dict[str, Any]:
     """Addresses, what was asked and answered, with times in nanoseconds since the epoch.
 
-    `request` is null when its head never came as a whole; `incomplete` says why the request cannot be replayed. Bodies
-    appear as length and SHA-1 (null unless all of it was captured and either kept or hashed).
+    `request` is null when its head never came as a whole; `incomplete` says why the request cannot be replayed;
+    `ended_by` whether "client" or "server" broke off before the response was whole. Bodies appear as length and SHA-1
+    (null unless all of it was captured and either kept or hashed).
     """
     return {
         "client": exchange.client,
@@ -33,6 +34,7 @@ def as_json(exchange: Exchange) -> dict[str, Any]:
         "interim": list(exchange.interim),
         "upgraded": exchange.upgraded,
         "incomplete": exchange.incomplete.value if exchange.incomplete is not None else None,
+        "ended_by": exchange.ended_by or None,
     }
 
 

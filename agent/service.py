@@ -106,31 +106,29 @@ class Service:
         geo = open_geography(order.geo_database, self._user)
         for shadow in order.shadows:
             prepare("recording.directory", order.directory_of(shadow.name), self._user)
-        prepare("state.directory", self.config.state.directory if self.config.state else None, self._user)
+        prepare("state.directory", self.config.state.directory if self.config.state else None, self._user, 0o750)
         for number in _ENDING_SIGNALS:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_hangup)
         self._pools = Pools(self.config, order, self._user.pw_name, self._say)
-        link = WatchLink(watch_order(self.config, self._user.pw_name), self._say) if self.config.judge else None
+        link = WatchLink(watch_order(self.config, self._user.pw_name), self._say)
         try:
-            if link is not None:
-                link.start()  # first of all: it takes longest until it is there
+            link.start()  # first of all: it takes longest until it is there
             order = self._pools.start()
             self._load(order, geo, link)
         except BaseException:
             self._pools.close()
-            if link is not None:
-                link.close()
+            link.close()
             raise
 
-    def _load(self, order: Order, geo: GeoDatabase | None, link: WatchLink | None) -> None:
+    def _load(self, order: Order, geo: GeoDatabase | None, link: WatchLink) -> None:
         capture, mark = self.config.capture, self.config.mark
         through = egress_interfaces(order.upstream_hosts, mark) if mark else []
         tap_order = order_for(capture.interface, capture.workers, capture.ring_bytes, capture.attach, through)
         self._tap = Tap.load(tap_order)
         judge = self.config.judge
         shared = Shared(
-            feed=link.feed_fd if link else -1,
+            feed=link.feed_fd,
             sent=self._tap.sent_slots if mark else -1,
             noise_ppm=round(judge.noise_percentage * PPM / 100) if judge else 0,
         )
@@ -138,8 +136,8 @@ class Service:
         self._crew = Crew(order, mark, run, self._tap.rings, capture.ring_bytes, self._user.pw_name, shared)
         tables, tell = self._tap.tables, self._crew.change_rules
         self._steering = Steering(self.config, tables, geo, tell, self._path, self._tap.kept, self._pools.change)
-        figures = Figures(self._crew.accounts, self._pools.program_states, self._own_needs, self._kernel_news)
-        self._watching = Watching(self.config, self._steering, figures, link, self._say)
+        read = (self._crew.accounts, self._pools.program_states, self._own_needs, self._kernel_news, self._echoes)
+        self._watching = Watching(self.config, self._steering, Figures(*read), link, self._say)
         try:
             self._crew.start_keeper(tap_order.ifindex, self._tap.unattached)
             self._crew.start_workers()
@@ -175,12 +173,9 @@ class Service:
             "pools": self._pools.status(self._crew.events().get("pool", {})),
         }
 
-    def _close_control(self) -> None:
+    def _abandon(self) -> None:
         if self._control_server is not None:
             self._control_server.close()
-
-    def _abandon(self) -> None:
-        self._close_control()
         self._crew.end()
         self._pools.close()
         self._watching.close()
@@ -198,7 +193,7 @@ class Service:
             own_mark=self.config.mark,
             request_limit=capture.request_limit_bytes,
             response_limit=capture.response_limit_bytes,
-            harm_ppm=PPM if self.config.harm and self.config.judge else 0,  # only while a phase is measured
+            harm_ppm=PPM if self.config.harm else 0,  # only while a phase is measured
         )
 
     def _await_workers(self, crew: Crew) -> None:
@@ -250,14 +245,14 @@ class Service:
         return True
 
     def _read_again(self) -> None:
+        before = self._steering.configured
         try:
             notes = self._steering.reload()
         except ConfigError as error:
             self._say(f"the configuration was not taken over: {error}")
             return
-        self._watching.reloaded(notes)
-        for line in (*notes, "the configuration was read again"):
-            self._say(line)
+        self._watching.reloaded(notes, before)
+        list(map(self._say, (*notes, "the configuration was read again")))
 
     def _look_round(self) -> bool:
         """False when the interface is no longer the one that the program hangs at."""
@@ -313,7 +308,8 @@ class Service:
     def _finish(self) -> bool:
         """End the lease, let the workers end, print the account, detach. False when the account does not close."""
         self._tap.stop()
-        self._close_control()
+        if self._control_server is not None:
+            self._control_server.close()
         self._say("stopping: capture has ended, finishing what is in flight")
         kernel_counters = self._kernel()
         self._crew.workers[0].tell({"kernel": self._kernel_news()})
@@ -379,6 +375,10 @@ class Service:
             programs=self._pools.program_states(),
             watch=snapshot_of(self._watching),
         )
+
+    def _echoes(self) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = self._crew.events().get("echo", {})
+        return found
 
     def _own_needs(self) -> tuple[float, int]:
         """CPU seconds and resident bytes of all the agent's processes but balancer programs."""

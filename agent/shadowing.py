@@ -145,7 +145,7 @@ class Shadowing:
             "spacing": {"held": len(self.sender.spacing), "late": self.sender.spacing.late} if self.sender else {},
             "pool": {self.order.name: self._states()},
             "recording": asdict(self.recorder.counters) if self.recorder else {},
-            **({"echo": self.echo.report()} if self.echo else {}),
+            **({"echo": {self.order.name: self.echo.report()}} if self.echo else {}),
         }
 
     def told_of_balancer(self) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Limits(Model):
     """What the agent itself may use; 0 is no limit."""
 
     cpu_percent: Annotated[float, Field(ge=0)] = 0.0  # of one CPU, all processes
-    memory_mib: Annotated[int, Field(ge=0)] = 2048
+    memory_mib: Annotated[int, Field(ge=0)] = 4096
     loss_percent: Percent = 0.0  # of the segments that were to be copied
 
 

@@ -27,12 +27,15 @@ class Figures:
         programs: Callable[[], dict[str, bool]],
         own: Callable[[], tuple[float, int]],
         kernel: Callable[[], dict[str, int]],
+        echoes: Callable[[], dict[str, dict[str, int]]] = dict,
     ) -> None:
-        """`own`: CPU seconds and resident bytes of all the agent's processes."""
+        """`own`: CPU seconds and resident bytes of all the agent's processes; `echoes`: by shadow, what agent.echo
+        counted."""
         self.accounts = accounts
         self.programs = programs
         self.own = own
         self.kernel = kernel
+        self.echoes = echoes
 
 
 def alarms_of(watching: Watching) -> list[alarms.Alarm]:
@@ -44,9 +47,10 @@ def alarms_of(watching: Watching) -> list[alarms.Alarm]:
         found += alarms.of_verdict(standing.name, standing.verdict)
         totals = told.traffic.get(standing.name, {}).get("totals", {}) if told else {}
         found += alarms.of_lag(standing.name, totals.get("lag", {}).get("p99_ns"))
-    harm, usage = (told.harm, told.watch.get("usage", {})) if told else ({}, {})
+    harm = told.harm if told else {}
+    undelivered = told.watch.get("undelivered", []) if told else []
     runs = watching.link is None or watching.link.running
-    return found + alarms.of_host(harm, watching.over_budget, problems_of(watching), runs, missing_usage(usage))
+    return found + alarms.of_host(harm, watching.over_budget, problems_of(watching), runs, watching.gaps, undelivered)
 
 
 def problems_of(watching: Watching) -> list[str]:
@@ -68,7 +72,7 @@ def snapshot_of(watching: Watching) -> WatchSnapshot:
     for alert in told.watch.get("alerts", []):
         alerts[alert["severity"]] = alerts.get(alert["severity"], 0) + 1
     return WatchSnapshot(
-        traffic={name: message["totals"] for name, message in told.traffic.items()},
+        traffic={name: message["totals"] for name, message in list(told.traffic.items())},
         verdicts={each.name: each.verdict for each in standings if each.verdict},
         guards=guards,
         ramps={each.name: each.ramp_view() for each in standings if each.ramp},
@@ -86,7 +90,7 @@ def missing_usage(usage: dict[str, Any]) -> dict[str, list[str]]:
     return {
         name: [f"{target}: {why}" for target, why in pool["missing"]]
         for name, pool in pools.items()
-        if pool and pool.get("missing")
+        if pool and (pool.get("cpu_cores") is None or pool.get("memory_bytes") is None)
     }
 
 
@@ -102,7 +106,9 @@ def _boot_id() -> str:
 
 def plain(config: Config) -> dict[str, Any]:
     """A configuration as JSON can hold it; `agent.config.validated` reads it."""
-    return config.model_dump(mode="json", by_alias=True)
+    data = config.model_dump(mode="json", by_alias=True)
+    del data["alerts"]  # it may hold secrets, and only shadows are ever restored
+    return data
 
 
 def verdict_reason(verdict: dict[str, Any]) -> str:

@@ -15,24 +15,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from agent.capture.layout import PPM
 from agent.config import Config
 from agent.control.budget import Budget
-from agent.control.guard import Cause, Now, State
-from agent.control.harm import HarmCheck, Latency
+from agent.control.guard import HELD, Cause, Now, State
+from agent.control.harm import Latency
 from agent.control.marker import Trip
 from agent.control.records import Records
 from agent.control.standing import Standing, causes
 from agent.control.steering import CHANGEABLE, Steering
 from agent.control.store import StateError
 from agent.errors import ConfigError
+from agent.harm_watch import HarmWatch
 from agent.monitor.watch_link import WatchLink
-from agent.watch_view import Figures, alarms_of, clocks, plain, verdict_reason
-from replay.account import Account
+from agent.production_requests import ProductionRequests
+from agent.watch_view import Figures, alarms_of, clocks, missing_usage, plain, verdict_reason
 
 AGENT = "shadowtap"  # the author of what it does by itself
 LOOPBACK = "lo"  # where replayed requests of a balancer program pass the tap like any others
-HURRY_LOG_E = 1.0  # evidence that mirroring does harm from which on the check does not rest
+VERDICT_LASTS_S = 10.0  # one comes each second
+GAP_LASTS_S = 30.0
 
 
 class Watching:
@@ -57,11 +58,10 @@ class Watching:
         limits = config.limits
         self._budget = Budget(limits.cpu_percent, limits.memory_mib << 20, limits.loss_percent)
         self.over_budget = ""
-        self._harm: HarmCheck | None = None
-        self._harmed = False
-        self._forgiven = False  # a person has reset, and nothing has come yet that does not rest on what was before
-        self._seen = 0  # requests
-        self._estimated = 0.0  # requests that production has had
+        self.harm = HarmWatch(steering, link)
+        self._production = ProductionRequests()
+        self.gaps: dict[str, list[str]] = {}  # by pool whose CPU and memory have not been known for a while: targets
+        self._gaps_since: dict[str, float] = {}
 
     # Start and end
 
@@ -73,12 +73,14 @@ class Watching:
         now = clocks()
         for standing in self._by_place:
             self._take_up(standing, now)
-        self.version = self.records.version_if_possible(plain(self.config), f"file {source}", "the agent started")
+        self.version = self.records.version_if_possible(
+            plain(self.config), f"file {source}", "the agent started", known_bad=True
+        )
         for standing in self._by_place:
             self.put_in_force(standing)
             self.judge(standing, fresh=False)
         if self.config.harm is not None and latency is not None:
-            self._harm = HarmCheck(self.config.harm, latency, self.steering.pause, time.monotonic())
+            self.harm.begin(self.config.harm, latency)
 
     def hear_from(self, selector: selectors.BaseSelector) -> None:
         """Hear the watch process through `take` from now on."""
@@ -118,29 +120,22 @@ class Watching:
             return
         for judged in self.link.take():
             standing = self.standings[judged["judged"]]
-            if standing.take_verdict(judged) and standing.guard.state is not State.TRIPPED:
+            if standing.take_verdict(judged, time.monotonic()) and standing.guard.state is not State.TRIPPED:
                 verdict = judged["verdict"]
                 if verdict["rollback"]:
                     self.trip(standing, Cause.JUDGE, verdict_reason(verdict))
-        self._take_harm(self.link, self.link.told.harm)
-
-    def _take_harm(self, link: WatchLink, harm: dict[str, Any]) -> None:
-        if harm and not harm.get("rollback"):
-            self._forgiven = False
-        elif harm and self._forgiven:  # said before it had heard that it is to forget this, or it has not heard
-            link.told.harm = {}
-            link.tell({"forget_harm": True})
-        elif harm and not self._harmed:
-            self._harmed = True
-            self._trip_all(Cause.HARM, f"mirroring slows production down: {verdict_reason(harm)}")
+        if reason := self.harm.take():
+            self._trip_all(Cause.HARM, reason)
 
     def pulse(self, counts: list[list[int]], decided_ns: int) -> None:
         """What a worker counted; `decided_ns` is when the last of these outcomes came, Unix time."""
         now_s = time.monotonic()
         for place, answers, failed, production_failed, unreachable in counts:
             standing = self._by_place[place]
-            standing.guard.answers(answers)
             if standing.guard.state is State.TRIPPED:
+                continue
+            if reason := standing.probed(answers, failed, production_failed):
+                self.trip(standing, Cause.FAILING, reason, decided_ns, always=True)
                 continue
             broken = standing.breaker.add(now_s, answers, failed, production_failed, unreachable)
             if broken is not None:
@@ -154,6 +149,7 @@ class Watching:
                 standing.fingerprint = ""
                 self.judge(standing, fresh=False)
         for standing in self._by_place:
+            self._tell_order(standing)
             self._look_at_guard(standing, now)
             self._look_at_ramp(standing, now_s)
         self._look_for_trouble(now_s)
@@ -173,9 +169,13 @@ class Watching:
 
     def _look_at_ramp(self, standing: Standing, now_s: float) -> None:
         ramp = standing.ramp
-        if ramp is None or ramp.over or standing.guard.state is not State.ACTIVE:
+        enabled = self.steering.config.shadows[standing.name].enabled
+        if ramp is None or ramp.over or not enabled or standing.guard.state is not State.ACTIVE:
             return
-        verdict = standing.verdict or {"word": "inconclusive", "pairs": 0}
+        current = standing.verdict is not None and now_s - standing.heard_s < VERDICT_LASTS_S
+        verdict: dict[str, Any] = {"word": "inconclusive", "pairs": 0}
+        if current and standing.verdict is not None:
+            verdict = standing.verdict
         move = ramp.look(now_s, verdict["word"], verdict["pairs"])
         if move is None:
             return
@@ -190,8 +190,9 @@ class Watching:
                 self.change(standing.name, {"percentage": move.percentage}, AGENT, f"the ramp is done: {move.reason}")
             except ConfigError as error:
                 self._say(f"shadow {standing.name}: {error}")
+        if not self.put_in_force(standing) and ramp.pause():
+            self._say(f"shadow {standing.name}: the ramp is paused, since that step cannot be put in force")
         self.keep(standing)
-        self.put_in_force(standing)
         self.judge(standing, fresh=False)
 
     def _look_for_trouble(self, now_s: float) -> None:
@@ -212,36 +213,29 @@ class Watching:
 
     def look_at_harm(self, now_s: float) -> None:
         """Go on with the do-no-harm check, whose blocks may be short; as often as the loop comes round."""
-        if self._harm is None or self.link is None:
-            return
-        mirroring = any(
-            shadow.enabled and shadow.share_ppm and self.standings[name].guard.state is State.ACTIVE
-            for name, shadow in self.steering.config.shadows.items()
-        )
-        harm = self.link.told.harm
-        self._harm.hurry = any(each["log_e"]["rollback"] > HURRY_LOG_E for each in harm.get("findings", ()))
-        if (measures := self._harm.look(now_s, mirroring)) is not None:
-            self.link.tell({"harm": measures, "at_ns": time.time_ns()})
+        shadows = self.steering.config.shadows.items()
+        taking = [name for name, shadow in shadows if shadow.enabled and shadow.share_ppm]
+        self.harm.look(now_s, any(self.standings[name].guard.state is State.ACTIVE for name in taking))
 
     def _tell_watch(self) -> None:
         if self.link is None:
             return
         accounts = self._figures.accounts()
-        requests: dict[str, float] = {name: account.replayed for name, account in accounts.items()}
-        if (production := self._production_requests(accounts)) is not None:
+        echoes = self._figures.echoes()
+        requests: dict[str, float] = {
+            name: account.replayed + echoes.get(name, {}).get("asked", 0) for name, account in accounts.items()
+        }
+        if (production := self._production.count(accounts, self.steering.config, self.harm.paused)) is not None:
             requests["production"] = production
         self.link.tell({"requests": requests})
+        self._note_gaps(missing_usage(self.link.told.watch.get("usage", {})))
         self.link.tell({"alerts": [alarm.as_json() for alarm in alarms_of(self)]})
 
-    def _production_requests(self, accounts: dict[str, Account]) -> float | None:
-        """Estimated from what was seen; None where the kernel's choice is not a plain share of the traffic."""
-        seen = max((account.seen for account in accounts.values()), default=0)
-        came, self._seen = seen - self._seen, seen
-        (shadow, *others) = self.steering.config.shadows.values()
-        if others or shadow.criteria != "random" or not shadow.enabled or not shadow.share_ppm:
-            return None
-        self._estimated += came * PPM / shadow.share_ppm
-        return self._estimated
+    def _note_gaps(self, missing: dict[str, list[str]]) -> None:
+        """A pool that is not known for a moment, as at the start, is nothing to tell of."""
+        now_s = time.monotonic()
+        self._gaps_since = {pool: self._gaps_since.get(pool, now_s) for pool in missing}
+        self.gaps = {pool: lines for pool, lines in missing.items() if now_s - self._gaps_since[pool] > GAP_LASTS_S}
 
     # Trips
 
@@ -261,17 +255,17 @@ class Watching:
         switched_ns = time.time_ns()
         guard, name = standing.guard, standing.name
         news = guard.trip(cause, reason, clocks())
-        self.mark()
         if not news:
+            self.mark()
             self.keep(standing)
             self.records.note(author, "trip", name, reason, {"cause": str(cause), "already": True})
             return
-        self._say(f"shadow {name} is tripped ({cause}): {reason}")
         if standing.ramp is not None:
             standing.ramp.fail(f"tripped: {reason}")
-        self.put_in_force(standing)
-        if self._harm is not None:
-            self._harm.abandon(time.monotonic())  # only now: it may switch mirroring on again
+        self.put_in_force(standing)  # so that workers drop what waits; the disk may take its time
+        self.mark()
+        self._say(f"shadow {name} is tripped ({cause}): {reason}")
+        self.harm.abandon()  # only now: it may switch mirroring on again
         detail: dict[str, Any] = {"cause": str(cause), "switched_ns": switched_ns, "version": self.version}
         if decided_ns:
             detail["decided_ns"] = decided_ns
@@ -284,7 +278,8 @@ class Watching:
     def _trip_all(self, cause: Cause, reason: str) -> None:
         if cause not in self._causes:
             return
-        on = [standing for standing in self._by_place if standing.guard.state is not State.TRIPPED]
+        held = cause in HELD  # then what is off for another cause must not come on by itself either
+        on = [standing for standing in self._by_place if held or standing.guard.state is not State.TRIPPED]
         for standing in on:
             self.steering.switch_off(standing.name)  # all of them before what takes time for the first
         for standing in on:
@@ -325,15 +320,17 @@ class Watching:
 
     # What is in force, judged, kept
 
-    def put_in_force(self, standing: Standing) -> None:
-        """Let the traffic follow the guard and the ramp."""
+    def put_in_force(self, standing: Standing) -> bool:
+        """Let the traffic follow the guard and the ramp; False where that cannot be, which is said."""
         configured = self.steering.configured.shadows[standing.name]
         try:
             self.steering.override(standing.name, standing.overlay(configured.percentage))
+            return True
         except ConfigError as error:
             self._say(f"shadow {standing.name}: {error}")
             if standing.guard.state is State.TRIPPED:  # no more than that it is off, which needs no room anywhere
                 self.steering.override(standing.name, {**self.steering.overridden(standing.name), "enabled": False})
+            return False
 
     def judge(self, standing: Standing, fresh: bool) -> None:
         """Begin a period where what is judged has changed. A tripped shadow keeps the verdict that tripped it."""
@@ -341,9 +338,15 @@ class Watching:
         if self.link is None or judging is None or standing.guard.state is State.TRIPPED:
             return
         shadow = self.steering.config.shadows[standing.name]
-        order = standing.begin_period(shadow.model_dump(mode="json", by_alias=True), judging, shadow.timeout_s, fresh)
-        if order:
-            self.link.tell({"judge": order})
+        longest_s = shadow.timeout_s + shadow.queue_timeout_s + shadow.connect_timeout_s
+        fresh = fresh or bool(standing.untold.get("fresh"))  # still owed, though it may be another process by now
+        order = standing.begin_period(shadow.model_dump(mode="json", by_alias=True), judging, longest_s, fresh)
+        standing.untold = order or standing.untold
+        self._tell_order(standing)
+
+    def _tell_order(self, standing: Standing) -> None:
+        if standing.untold and self.link is not None and self.link.tell({"judge": standing.untold}):
+            standing.untold = {}
 
     def keep(self, standing: Standing) -> None:
         plan = self.config.shadows[standing.name].ramp
@@ -357,12 +360,17 @@ class Watching:
         version = self.records.version_if_possible(plain(self.steering.configured), author, reason)
         self.version = version if version is not None else self.version
 
-    def reloaded(self, notes: list[str]) -> None:
+    def reloaded(self, notes: list[str], before: Config) -> None:
         """The file was read again: what is in force, and judged, may be something else."""
-        version = self.records.version_if_possible(plain(self.steering.configured), "SIGHUP", "the file was read again")
+        configured = plain(self.steering.configured)
+        version = self.records.version_if_possible(configured, "SIGHUP", "the file was read again", known_bad=True)
         self.version = version if version is not None else self.version
         self.records.note("SIGHUP", "reload", "", "; ".join(notes), {"version": self.version})
         for standing in self._by_place:
+            old, new = (config.shadows[standing.name] for config in (before, self.steering.configured))
+            if old.percentage != new.percentage:
+                standing.forget_ended_ramp()
+                self.keep(standing)
             self.put_in_force(standing)
             self.judge(standing, fresh=False)
 
@@ -372,12 +380,3 @@ class Watching:
         self.version = self.records.version_if_possible(configured, author, "the state began anew")
         for standing in self._by_place:
             self.keep(standing)
-
-    def forgive_harm(self, standing: Standing) -> None:
-        """A person is about to reset a shadow: what the check knew so far trips nothing again."""
-        if self.link is None:
-            return
-        if self._harmed or standing.guard.cause is Cause.HARM or self.link.told.harm.get("rollback"):
-            self._harmed, self._forgiven = False, True
-            self.link.told.harm = {}
-            self.link.tell({"forget_harm": True})

@@ -123,8 +123,11 @@ class Worker:
         """How many segments came, and whether there is more."""
         count = 0
         for _ in range(batches):
+            now_ns = time.time_ns()
             segments = self._ring.read()
             if not segments:
+                if self._feed is not None:
+                    self._feed.caught_up(now_ns)
                 return count, False
             count += len(segments)
             self._take(self._flows.feed(segments))

@@ -133,7 +133,12 @@ def body_sha1(message: Request | Response) -> str | None:
 @dataclass(slots=True, eq=False)
 class Exchange:
     """A request with its response. It comes up twice: when the request is whole (`ready`), and when nothing more will
-    be added (`finished`). A response whose request was never seen has no request."""
+    be added (`finished`). A response whose request was never seen has no request.
+
+    `ended_by` is set when it is finished. It is "" when the response is whole, and when nobody is known to have ended
+    the exchange: bytes of the response may be missing from the capture, nobody closed the connection, or the server
+    closed it while it was idle, and the request crossed that.
+    """
 
     client: str  # "192.0.2.1:5555", "[2001:db8::1]:5555"
     server: str
@@ -145,6 +150,7 @@ class Exchange:
     upgraded: bool = False  # CONNECT or 101: a tunnel follows
     incomplete: Incomplete | None = None  # why the *request* is not whole; None when it is
     forwarded: IPv4Address | IPv6Address | None = None  # the client, named by a PROXY header at the connection's start
+    ended_by: str = ""  # whose FIN or RST left it without a whole response: "client", "server", or "" (see below)
     trials: list[Trial | None] = field(default_factory=list)  # one for each shadow it was offered to, None once over
 
     @property

@@ -74,7 +74,12 @@ def of_lag(shadow: str, lag_p99_ns: int | None) -> list[Alarm]:
 
 
 def of_host(
-    harm: dict[str, Any], budget: str, problems: list[str], watch_runs: bool, missing: dict[str, list[str]]
+    harm: dict[str, Any],
+    budget: str,
+    problems: list[str],
+    watch_runs: bool,
+    missing: dict[str, list[str]],
+    undelivered: list[str] = [],  # noqa: B006 (nobody changes it)
 ) -> list[Alarm]:
     """What concerns all shadows: production harmed, the agent's own needs, state that is not kept, gaps in what is
     known of the pools (`missing`: by pool, a line for each target)."""
@@ -89,6 +94,9 @@ def of_host(
     if problems:
         lines = {f"problem_{n}": text for n, text in enumerate(problems[:EVIDENCE_LINES], 1)}
         found.append(Alarm("StateNotKept", "warning", "", problems[0], lines))
+    if undelivered:
+        lines = {f"problem_{n}": text for n, text in enumerate(undelivered[:EVIDENCE_LINES], 1)}
+        found.append(Alarm("AlertsUndelivered", "warning", "", undelivered[0], lines))
     if not watch_runs:
         found.append(Alarm("WatchDown", "critical", "", "the watch process is down: nothing is judged"))
     for pool, lines_ in missing.items():

@@ -102,10 +102,12 @@ class Records:
         """The version was tripped with."""
         self._try(lambda: self._store.mark_bad(version, shadow, reason))
 
-    def version_if_possible(self, config: dict[str, Any], author: str, reason: str) -> int | None:
-        """A new version, or None when it cannot be recorded."""
+    def version_if_possible(
+        self, config: dict[str, Any], author: str, reason: str, known_bad: bool = False
+    ) -> int | None:
+        """A new version, or None when it cannot be recorded; see `Store.add_version`."""
         found: list[int] = []
-        self._try(lambda: found.append(self._store.add_version(config, author, reason)))
+        self._try(lambda: found.append(self._store.add_version(config, author, reason, known_bad)))
         return found[0] if found else None
 
     # What is refused when it cannot be recorded

@@ -18,6 +18,7 @@ from agent.watch_config import Judging, RampPlan, Rollback
 
 JUDGED = ("percentage", "criteria", "sample_by", "methods", "upstreams", "balancer", "discovery", "shadow_pool_arn")
 LEAK_WINDOW_S, LEAK_REQUESTS = 10.0, 5
+PROBE_LEAST = 10  # answers, before a probe can fail
 
 
 def guard_settings(rollback: Rollback) -> GuardSettings:
@@ -51,7 +52,10 @@ class Standing:
         self.period_started_ns = 0
         self.verdict: dict[str, Any] | None = None
         self.judged: dict[str, Any] = {}  # the message it came in
+        self.heard_s = 0.0  # when, monotonic
+        self.untold: dict[str, Any] = {}  # an order that the judge has not got yet
         self._rollback = rollback
+        self._probed = [0, 0]  # answers of this probe, and how many of them failed
         self._leaks: list[tuple[float, int]] = []  # when, how many marked requests had come in all
         self._down_since_s: float | None = None  # its balancer program
 
@@ -73,7 +77,11 @@ class Standing:
             self.ramp = Ramp.from_json(kept["ramp"]) if kept.get("ramp") else None
         except ValueError:
             self.ramp = None
-        if plan is None or kept.get("plan") == plan.model_dump():
+        if plan is None:
+            if kept.get("plan") is not None:
+                self.ramp = None  # it has left the configuration since
+            return False
+        if kept.get("plan") == plan.model_dump():
             return False
         self.start_ramp(plan)
         return True
@@ -82,15 +90,18 @@ class Standing:
         """What is in force instead of what is configured."""
         if self.guard.state is State.TRIPPED:
             return {"enabled": False}
-        percentage = self._ramp_percentage()
+        percentage = self._ramp_percentage(configured_percentage)
         if self.guard.state is State.PROBING:
             usual = configured_percentage if percentage is None else percentage
             return {"percentage": min(usual, self._rollback.probe_percentage)}
         return {} if percentage is None else {"percentage": percentage}
 
-    def _ramp_percentage(self) -> float | None:
-        if self.ramp is None or self.ramp.state not in (RampState.RUNNING, RampState.PAUSED):
+    def _ramp_percentage(self, configured: float) -> float | None:
+        """A ramp that failed or was aborted leaves no more than its first step: nobody has said that more is well."""
+        if self.ramp is None:
             return None
+        if self.ramp.state in (RampState.FAILED, RampState.ABORTED):
+            return min(configured, self.ramp.steps[0].percentage)
         return self.ramp.percentage
 
     def alpha_share(self) -> float:
@@ -117,10 +128,11 @@ class Standing:
             "settings": about["settings"],
         }
 
-    def take_verdict(self, judged: dict[str, Any]) -> bool:
+    def take_verdict(self, judged: dict[str, Any], now_s: float) -> bool:
         """A verdict came; False when it is about an earlier period."""
         if judged["fingerprint"] != self.fingerprint:
             return False
+        self.heard_s = now_s
         self.judged, self.verdict = judged, judged["verdict"]
         self.period_started_ns = judged["period_started_ns"]
         return True
@@ -128,8 +140,22 @@ class Standing:
     def forget_trouble(self) -> None:
         """What came before a trip, or before a shadow goes on, is no reason to trip again."""
         self.breaker.clear()
+        self._probed = [0, 0]
         self._leaks = []
         self._down_since_s = None
+
+    def probed(self, answers: int, failed: int, production_failed: int) -> str:
+        """Answers that came while it was probed: good ones count for the probe; a reason to trip or ""."""
+        self.guard.answers(answers - failed - production_failed)
+        if self.guard.state is not State.PROBING:
+            return ""
+        self._probed = [self._probed[0] + answers, self._probed[1] + failed]
+        count, bad = self._probed
+        if not bad or count < min(PROBE_LEAST, self._rollback.probe_requests):
+            return ""
+        if bad * 100 < self._rollback.failing_percent * count:
+            return ""
+        return f"{bad} of the probe's {count} answers failed"
 
     def leaked(self, now_s: float, marked: int) -> str:
         """Requests with the shadow's mark that came to production's port, counted in all; a reason to trip or ""."""
@@ -150,6 +176,11 @@ class Standing:
         if now_s - self._down_since_s < self._rollback.balancer_s:
             return ""
         return f"the shadow's balancer program has been down for {now_s - self._down_since_s:.0f} s"
+
+    def forget_ended_ramp(self) -> None:
+        """A percentage was given since: the ramp's is over."""
+        if self.ramp is not None and self.ramp.over:
+            self.ramp = None
 
     def start_ramp(self, plan: RampPlan) -> Ramp:
         """Begin a ramp."""

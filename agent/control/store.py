@@ -61,6 +61,7 @@ _PRAGMAS = (
     "temp_store = MEMORY",
     "foreign_keys = ON",
 )
+NOT_RESTORED = ("enabled", "ramp")
 _FREE = "free some space on its disk"
 _WRITABLE = "give the agent's user a directory that it can write"
 _ADVICE = {
@@ -136,9 +137,10 @@ class Store:
         """Let another agent have it."""
         self._closing.close()
 
-    def add_version(self, config: dict[str, Any], author: str, reason: str) -> int:
+    def add_version(self, config: dict[str, Any], author: str, reason: str, known_bad: bool = False) -> int:
         """Keep a configuration (`Config.data`) that is in force now; the id it has, which is the newest one's when
-        nothing has changed since."""
+        nothing has changed since. What a person sets again has a new chance; with `known_bad`, as for a file that is
+        only read again, sections that did not do well before stay bad."""
         text = json.dumps(config, default=str)
         config = json.loads(text)
         found = self._read("SELECT id, config FROM versions ORDER BY id DESC LIMIT 1")
@@ -154,6 +156,14 @@ class Store:
             write.executemany(
                 "INSERT INTO sections VALUES (?, ?, ?)", [(number, shadow, digest) for shadow, digest in sections]
             )
+            if known_bad:
+                write.execute(
+                    "INSERT OR IGNORE INTO bad SELECT ?, new.shadow, max(bad.reason) FROM sections AS new "
+                    "JOIN sections AS old ON old.shadow = new.shadow AND old.digest = new.digest "
+                    "JOIN bad ON bad.version = old.version AND bad.shadow = old.shadow "
+                    "WHERE new.version = ? GROUP BY new.shadow",
+                    (number, number),
+                )
             self._forget_old_versions(number, dict(sections))
         return number
 
@@ -352,6 +362,9 @@ def _page(limit: int, most: int) -> int:
 
 
 def _digest(section: Any) -> str:
+    """Of what a rollback restores of a shadow: whether it is on is no setting that does well or not."""
+    if isinstance(section, dict):
+        section = {key: value for key, value in section.items() if key not in NOT_RESTORED}
     return hashlib.sha256(json.dumps(section, sort_keys=True, default=str).encode()).hexdigest()
 
 

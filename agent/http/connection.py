@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from agent.capture.segment import source
 from agent.http.content import EXCHANGE_BYTES, kept_of
-from agent.http.reader import Reader
+from agent.http.reader import BODY, Reader
 from agent.http.requests import RequestReader
 from agent.http.responses import ResponseReader
 from agent.select.client_address import Address
@@ -25,8 +25,8 @@ class Connection:
     the one whose request is still coming in."""
 
     __slots__ = (
-        "_abandoned", "_client", "_client_half", "_count", "_early_bytes", "_ended", "_flow", "_forwarded", "_max_open",
-        "_pairing", "_resumed_at", "_server", "open", "reading", "requests", "responses",
+        "_abandoned", "_client", "_client_half", "_count", "_early_bytes", "_ended", "_ended_by", "_flow", "_forwarded",
+        "_max_open", "_pairing", "_resumed_at", "_server", "open", "reading", "requests", "responses",
     )  # fmt: skip
 
     def __init__(self, pairing: Pairing, client: Half, forwarded: Address | None = None) -> None:
@@ -42,6 +42,7 @@ class Connection:
         self._abandoned = client.flow.pending  # requests given up, or never seen, whose responses will still come
         self._early_bytes = 0  # of the response of `reading`, which came before the request is whole; 0: it did not
         self._ended = False  # no response comes any more
+        self._ended_by: str | None = None  # who closed or reset it first, as in Exchange; None: nobody yet
         self._resumed_at = -1  # responses seen when requests were last left out
         self.open: list[Exchange] = []  # at most max_pipelined, usually one; a deque would take 600 bytes more
         self.reading: Exchange | None = None
@@ -51,6 +52,7 @@ class Connection:
             client.reader = self.requests
         if client.peer.reader is GONE:
             self._ended = True
+            self._ended_by = "server" if self._owes() and not self.responses.may_miss_bytes else ""
         else:
             client.peer.reader = self.responses
 
@@ -118,6 +120,7 @@ class Connection:
             self._early_bytes = 0
             if exchange in self.open:
                 self.open.remove(exchange)
+            self._name_who_ended(exchange)
             self._pairing.finish_exchange(exchange)
         elif exchange.incomplete is Incomplete.EVICTED:
             self.open.remove(exchange)
@@ -156,6 +159,8 @@ class Connection:
     def take_interim(self, status: int) -> None:
         """A 1xx response."""
         self._pairing.counters.interim += 1
+        if self.responses.lost and not self._abandoned:
+            self._skip_unanswered()
         if not self.open:
             return
         if len(self.open[0].interim) < self._pairing.limits.max_interim:
@@ -175,14 +180,19 @@ class Connection:
             if self._pairing.budget.full:
                 self.requests.evict()
         else:
+            if self._ended:
+                self._name_who_ended(exchange)
             self._pairing.finish_exchange(exchange)
 
     def _skip_unanswered(self) -> None:
-        """Responses may be missing: the next one answers the latest request, those before it stay without."""
+        """Responses may be missing: the next one answers the latest request, those before it stay without.
+
+        Where requests may be missing behind that one, too, nothing shows that it answers any that was seen.
+        """
         self.responses.lost = False
-        waiting = self.open
-        while len(waiting) > 1 and waiting[1] is not self.reading:
-            self._unanswered(waiting.pop(0))
+        latest = 0 if self.requests.lost and self.reading is None else 1
+        while len(self.open) > latest:
+            self._unanswered(self.open.pop(0))
 
     def _orphan(self) -> Exchange:
         self._pairing.counters.orphans += 1
@@ -194,6 +204,7 @@ class Connection:
 
     def _unanswered(self, exchange: Exchange) -> None:
         self._pairing.counters.unanswered += 1
+        self._name_who_ended(exchange)
         self._pairing.finish_exchange(exchange)
 
     # What was left out, and the end.
@@ -214,12 +225,27 @@ class Connection:
         """The next response belongs to a request that was left out."""
         self._abandoned = 1
 
-    def end_half(self, half: Half, reason: EndReason) -> None:
+    def end_half(self, half: Half, reason: EndReason, by_peer: bool) -> None:
         """A direction is over. Without responses to come, what waits for one is over too."""
-        half.reader.end(reason)
+        if self._ended_by is None and reason in (EndReason.FIN, EndReason.RST):
+            by_client = (half is self._client_half) is not by_peer
+            self._ended_by = "client" if by_client else "server" if self._owes() else ""
         if half.reader is self.responses:
             self._ended = True
+            if self.responses.may_miss_bytes:
+                self._ended_by = ""
+        half.reader.end(reason)
+        if half.reader is self.responses:
             self._give_up_waiting()
+
+    def _owes(self) -> bool:
+        """The server has a response to give, or the connection is new: it is not one kept alive that is idle."""
+        kept_alive = self._count or self.resumed or not self.requests.unbroken
+        return bool(self.open) or self.responses.state == BODY or not kept_alive
+
+    def _name_who_ended(self, exchange: Exchange) -> None:
+        if self._ended and (exchange.response is None or not exchange.response.complete):
+            exchange.ended_by = self._ended_by or ""
 
     def _give_up_waiting(self) -> None:
         """No response comes to what was asked; only the request that is still coming in stays."""

@@ -13,7 +13,7 @@ from agent.http.reader import Reader
 from agent.http.requests import HTTP2_PREFACE, looks_like_request
 from agent.http.responses import looks_like_response
 from agent.select.client_address import Address, parse_proxy_header, unmapped
-from agent.stream.events import Chunk, Event, Gap
+from agent.stream.events import Chunk, End, Event, Gap
 from agent.stream.flow import Half
 from replay.exchange import Exchange
 
@@ -67,9 +67,9 @@ class Pairing:
                         reader.connection.expect_foreign()
                 else:
                     reader.gap(event[3])
-            else:
+            elif event.__class__ is End:
                 if reader is not None:
-                    reader.connection.end_half(half, event[3])
+                    reader.connection.end_half(half, event[3], event[4])
                 half.reader = GONE
         return self._take()
 

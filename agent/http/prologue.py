@@ -62,5 +62,5 @@ class Prologue:
     def expect_foreign(self) -> None:
         """Pairing begins behind the header."""
 
-    def end_half(self, half: Half, reason: EndReason) -> None:
+    def end_half(self, half: Half, reason: EndReason, by_peer: bool) -> None:
         """The connection ended before it began."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.http.reader import CLOSE, LENGTH, NO_BODY, START, Reader
+from agent.http.reader import BODY, CLOSE, LENGTH, NO_BODY, SILENT, START, Reader
 from agent.stream.events import EndReason
 from replay.exchange import Exchange, Incomplete, Response
 from replay.http1 import response_framing, status_line
@@ -24,6 +24,11 @@ class ResponseReader(Reader):
     exchange: Exchange | None
     status: int
     version: int
+
+    @property
+    def may_miss_bytes(self) -> bool:
+        """Of the response that is being read, or would come next, bytes may have come that were not seen."""
+        return self.lost or self.state == SILENT or (self.state == BODY and not self.complete)
 
     def begins_message(self, data: bytes) -> bool:
         """See Reader."""

@@ -45,10 +45,13 @@ class Alerting:
             found = [{**alert, "evidence": {}} for alert in found]
         return found
 
+    def undelivered(self) -> list[str]:
+        """Who could not be told, and why, a line each."""
+        return [f"{where}: {problem}" for where, problem in self._sender.problems().items()]
+
     def problems(self) -> list[str]:
-        """What could not be told or kept, a line each."""
-        found = [f"{where}: {problem}" for where, problem in self._sender.problems().items()]
-        return [*found, self._problem] if self._problem else found
+        """What could not be kept, a line each."""
+        return [self._problem] if self._problem else []
 
     def keep(self) -> None:
         """Write the book down."""

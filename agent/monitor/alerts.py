@@ -44,6 +44,7 @@ _RUNBOOKS = {
     "DataQuality": "Too little was seen for a verdict: the account in `shadowtap status` says what was lost and why.",
     "ScheduleLag": "Requests reach the shadow late, so its figures are in doubt: lower the percentage or add workers.",
     "AgentOverBudget": "The agent used more than `limits` allows: lower the percentage, or raise the limit.",
+    "AlertsUndelivered": "An Alertmanager or webhook cannot be told of alerts: look whether it answers.",
     "StateNotKept": "What the agent decides is not kept: look at the disk and the rights of state.directory.",
     "WatchDown": "Nothing is judged while the watch process is down: see the agent's log for why it ended.",
     "PoolUsageGap": "CPU and memory of a pool are not known: look whether its node_exporter or Prometheus answers.",

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,12 @@ from agent.monitor.noise import Noise
 from agent.monitor.pairs import LostRecord, PairRecord
 from replay.judge import ALL, DEFAULT_PLANS, Judge, Kind, Lost, MetricPlan, Pair, Settings, as_json
 
-STATE_VERSION = 1
-LATE_S = 1.5  # after a request's time limit its fate is known here: batches come every quarter of a second
+STATE_VERSION = 2
+UNSENT = "unsent"  # why a request is lost
+LATE_S = 2.0  # after a request's time limit its fate is known here: agent.monitor.feed.OVERDUE_NS, and its batches
+PAUSES_KEPT, PAUSE_SLACK_NS = 8, 1_000_000_000
+CUT_SLACK_NS = 100_000_000  # from the last packet that is copied until it is known that nothing is
+CUT = ("incomplete", "unanswered")  # reasons for which a pause can be to blame
 EXAMPLES_TOLD = 3
 ROUTES_TOLD = 20  # single routes in a message, those with most evidence first
 
@@ -53,12 +58,14 @@ class ShadowJudge:
         self.problem = ""  # with keeping the state
         self._path = directory / f"judge-{shadow}.json" if directory else None
         self._lag_ns = 0
+        self._pauses: deque[tuple[int, int]] = deque(maxlen=PAUSES_KEPT)
         self._judge: Judge | None = None
         self._noise = Noise()
         self._settings: Settings | None = None
 
     def begin(self, order: dict[str, Any], now_ns: int) -> str:
-        """Begin a period, or go on with the one whose state was kept; a line about what was done."""
+        """Begin a period, or go on with the one whose state was kept; a line about what was done. The order's
+        "timeout_s" is all that can pass until the shadow's fate is known: waiting, connecting and answering."""
         self._settings = judge_settings(order["settings"])
         self._lag_ns = round((order["timeout_s"] + LATE_S) * 1e9)
         self.fingerprint = order["fingerprint"]
@@ -80,10 +87,10 @@ class ShadowJudge:
         if judge is None:
             return
         for record in pairs:
-            if record.at_ns >= self.started_ns:
+            if record.at_ns >= self.started_ns and not (self._pauses and self._paused_within(record)):
                 judge.add(self._pair(record))
         for each in lost:
-            if each.at_ns >= self.started_ns:
+            if each.at_ns >= self.started_ns and not (each.reason in CUT and self._cut_by_pause(each.at_ns)):
                 judge.lose(Lost(each.at_ns, each.route, each.reason, each.production_ns))
 
     def _pair(self, record: PairRecord) -> Pair:
@@ -99,6 +106,33 @@ class ShadowJudge:
             noisy,
             reference(record),
         )
+
+    def paused(self, from_ns: int, to_ns: int) -> None:
+        """Nothing was copied in this time (0: until further notice), so what it cut is nobody's loss."""
+        while self._pauses and self._pauses[-1][0] == from_ns:
+            self._pauses.pop()
+        self._pauses.append((from_ns, to_ns))
+
+    def _paused_within(self, record: PairRecord) -> bool:
+        """Whether a side had not answered yet when a pause began. What production answered then nobody saw; so that the
+        shadow's slow answers do not outweigh those, they do not count either."""
+        at_ns, longest_ns = record.at_ns, max(record.production_ns, record.shadow_ns)
+        return any(
+            at_ns + longest_ns + CUT_SLACK_NS > from_ns and (not to_ns or at_ns <= to_ns)
+            for from_ns, to_ns in self._pauses
+        )
+
+    def _cut_by_pause(self, at_ns: int) -> bool:
+        """A request that came shortly before mirroring paused, or as it went on, cannot be expected to be whole."""
+        return any(
+            from_ns - self._lag_ns <= at_ns and (not to_ns or at_ns <= to_ns + PAUSE_SLACK_NS)
+            for from_ns, to_ns in self._pauses
+        )
+
+    def lose_unsent(self, count: int, at_ns: int) -> None:
+        """Workers had no room for so many records, some of which may have been of this shadow."""
+        if self._judge is not None and count > 0 and at_ns >= self.started_ns:
+            self._judge.lose(Lost(at_ns, ALL, UNSENT, count=count))
 
     def measure(self, metric: str, value: float, at_ns: int) -> None:
         """A number of the pools."""
@@ -160,7 +194,7 @@ class ShadowJudge:
 def reference(record: PairRecord) -> str:
     """Where a person finds the request: what it was, both statuses, and its place in the recording."""
     method = record.route.partition(" ")[0]
-    answers = f"{record.status} / {record.shadow_status or record.answer}"
+    answers = f"{record.status or 'no answer'} / {record.shadow_status or record.answer}"
     return f"{method} {record.target} -> {answers} (connection {record.connection}, request {record.position})"
 
 
@@ -188,7 +222,7 @@ def _refuse(word: str) -> float:
 def write_whole(path: Path, text: str) -> None:
     """Replace a file by one that is whole, also after a power cut. OSError leaves the old one."""
     new = path.with_name(f"{path.name}.new")
-    with open(new, "w") as file:
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -3,8 +3,8 @@
     datagram   {"worker": 0, "unsent": 0, "known_ns": 0}\\n  record  record  ...
     record     fixed fields (RECORD), then "GET /the/target?as=sent", at most TEXT_LIMIT_BYTES of it
 
-A *pair* is a request with both answers, a *lost* one has none, through no fault of the shadow. All times are integer
-nanoseconds:
+A *pair* is a request that both sides answered or failed to answer; of a *lost* one that is not known, through no fault
+of the shadow. All times are integer nanoseconds:
 
     production_ns   last byte of the request to last byte of production's answer
     shadow_ns       first byte sent to the shadow to last byte of its answer: its service time
@@ -13,10 +13,13 @@ nanoseconds:
     lag_ns          when it was sent, less the intended time; below 0 when it went with those of its step
 
 An answer later than the shadow's time limit is an error of that side and counts as the limit, in the same way on both
-sides. So does a request to which the shadow gave no whole answer; `response_ns` is then the limit and the lag.
+sides. So does a request to which a side gave no whole answer, be it that it ended the connection or that it still said
+nothing after the limit; without the shadow's, `response_ns` is then the limit and the lag. Of what a client gave up
+nothing is told.
 
 `unsent` counts the records that a worker could not send so far. What became of every request that came before
-`known_ns` (Unix time) has been told; where nothing else happens, a datagram says that alone.
+`known_ns` (Unix time) has been told; where nothing else happens, a datagram says that alone. A worker that is behind in
+reading packets knows nothing of what came since.
 
 Datagrams come from processes that read anybody's traffic: `unpack` raises nothing but ValueError. The route is found by
 the reader, who has the time.
@@ -60,7 +63,7 @@ LOST_NUMBERS = {(reason, str(detail)): number for number, (reason, detail) in en
 
 
 class PairRecord(NamedTuple):
-    """A request with both answers; see the module for the times."""
+    """A request and what became of it on both sides; see the module for the times."""
 
     place: int  # of the shadow, in the order
     at_ns: int  # first byte of the request, Unix time
@@ -76,8 +79,8 @@ class PairRecord(NamedTuple):
         bool | None
     )  # two answers of the shadow to it differ; None when it was asked once, or they cannot be compared
     unreachable: bool
-    status: int
-    shadow_status: int  # 0 without an answer
+    status: int  # 0 without an answer
+    shadow_status: int  # likewise
     answer: str  # one of ANSWERS
     connection: int
     position: int  # within the connection: the exchange's index

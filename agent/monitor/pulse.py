@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.monitor.feed import ERROR_STATUS, NOT_REACHED
+from agent.monitor.feed import ERROR_STATUS, NOT_REACHED, ended_by
 from agent.monitor.pairs import REFUSED
-from replay.exchange import Answer, Dropped, Outcome, Trial
+from replay.exchange import Answer, Dropped, Exchange, Outcome, Trial
 
 Row = list[int]  # place, answers, failed, production_failed, unreachable
 
@@ -19,7 +19,7 @@ class Pulse:
     """Counts since the last `take`, by the place of the shadow.
 
     failed              the shadow failed where production did not, or has not answered yet
-    production_failed   production answered with a status from 500 on
+    production_failed   production answered with a status from 500 on, or ended the connection instead
     unreachable         no connection was made, or none was tried because of that
     """
 
@@ -39,10 +39,9 @@ class Pulse:
             failed = unreachable = True
         else:
             return
-        response = trial.exchange.response
         row = self._rows[place]
         row[1] += 1
-        if response is not None and response.status >= ERROR_STATUS:
+        if _production_failed(trial.exchange):
             row[3] += 1
         elif failed:
             row[2] += 1
@@ -65,3 +64,8 @@ class Pulse:
         for place, *counts in rows:
             row = self._rows[place]
             row[1:] = [mine + theirs for mine, theirs in zip(row[1:], counts, strict=True)]
+
+
+def _production_failed(exchange: Exchange) -> bool:
+    response = exchange.response
+    return (response is not None and response.status >= ERROR_STATUS) or ended_by(exchange) == "server"

@@ -6,6 +6,7 @@ it holds no privilege, and nothing it does can hold the kernel's lease up. What 
     {"judge": {"shadow", "fingerprint", "fresh", "timeout_s", "settings"}}   begin a period
     {"requests": {"production": n, SHADOW: n}}                               cumulative counts, each second
     {"alerts": [{"name", "shadow", "severity", "summary", "evidence"}]}       all that should be active now
+    {"paused": [from_ns, to_ns]}                                             nothing was copied; to_ns 0: until further
     {"forget_harm": true}                                                    the do-no-harm check begins anew
     {"harm": {"harm_tail": x, "harm_level": y}, "at_ns": t}                   a pair of blocks of the do-no-harm check
 
@@ -98,6 +99,9 @@ class Watch:
         elif "harm" in message:
             self._harm.take(message["harm"], message["at_ns"])
             self._tell({"harm": self._harm.message()})
+        elif "paused" in message:
+            for judge in self._judges.values():
+                judge.paused(*message["paused"])
         elif "forget_harm" in message:
             self._harm.forget()
         elif "alerts" in message:
@@ -122,13 +126,21 @@ class Watch:
             except ValueError:
                 self._damaged += 1
                 continue
-            self._unsent[batch.worker] = batch.unsent
+            self._lose_unsent(batch.worker, batch.unsent)
             self._known[batch.worker] = batch.known_ns
             for place, name in enumerate(self._names):
                 pairs = [pair for pair in batch.pairs if pair.place == place]
                 lost = [each for each in batch.lost if each.place == place]
                 if pairs or lost:
                     self._take(name, pairs, lost)
+
+    def _lose_unsent(self, worker: int, unsent: int) -> None:
+        """Records that a worker had no room for are lost to every judge: nobody knows whose they were."""
+        before, self._unsent[worker] = self._unsent.get(worker, 0), unsent
+        more = unsent - before if unsent >= before else unsent  # a new worker counts from 0
+        if more:
+            for judge in self._judges.values():
+                judge.lose_unsent(more, time.time_ns())
 
     def _take(self, name: str, pairs: list[PairRecord], lost: list[LostRecord]) -> None:
         traffic = self._traffic[name]
@@ -158,6 +170,7 @@ class Watch:
                         "usage": self._usage,
                         "alerts": self._alerting.message(),
                         "problems": self._problems(),
+                        "undelivered": self._alerting.undelivered(),
                         "cpu_s": time.process_time(),
                     }
                 }

@@ -158,6 +158,8 @@ class WatchLink:
 
     def _ended(self) -> None:
         self._forget()
+        if self._process is not None:
+            self._process.kill()  # it has closed its channel, so it is of no use
         status = self._process.wait() if self._process else 0
         self._say(f"the watch process died (status {status}): nothing is judged until it is started again")
 

@@ -52,6 +52,7 @@ class End(NamedTuple):
     offset: int
     t_ns: int
     reason: EndReason
+    by_peer: bool = False  # the RST that ended this half was sent by the other
 
 
 Event = Chunk | Gap | End

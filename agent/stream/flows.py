@@ -203,7 +203,11 @@ class Flows:
             self.counters.reset_ignored += 1
             return
         self.counters.resets += 1
-        self._end(half.flow, EndReason.RST, segment.t_ns, out)
+        self._reassembly.flush(half.flow, out)
+        missing = distance(segment.seq, half.expected)
+        if half.joined and not half.ended and not segment.flags & RESUMED_FLAG and 1 < missing <= RESET_WINDOW_BYTES:
+            self._reassembly.skip_to(half, half.offset + missing, segment.t_ns, out)  # one byte may be a FIN
+        self._end(half.flow, EndReason.RST, segment.t_ns, out, half)
 
     def _open(self, segment: Segment, out: list[Event]) -> Half | None:
         flags = segment.flags
@@ -234,15 +238,15 @@ class Flows:
             self.counters.reused += 1
             self._end(flow, EndReason.REUSED, t_ns, out)
 
-    def _end(self, flow: Flow, reason: EndReason, t_ns: int, out: list[Event]) -> None:
-        """Hand on what is held, end both halves, close."""
+    def _end(self, flow: Flow, reason: EndReason, t_ns: int, out: list[Event], by: Half | None = None) -> None:
+        """Hand on what is held, end both halves, close. `by` sent the RST, if one it was."""
         flow.leave_fast_path()
         self._reassembly.flush(flow, out)
         for half in flow.halves:
             if not half.ended:
                 half.ended = True
                 if flow.carries_data:
-                    out.append(End(half, half.offset, t_ns, reason))
+                    out.append(End(half, half.offset, t_ns, reason, by is half.peer))
         self._close(flow, t_ns)
 
     def _close(self, flow: Flow, t_ns: int) -> None:

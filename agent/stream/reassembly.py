@@ -6,7 +6,7 @@ brought is cut from a later one. The first piece is handed on when two things ho
 - nothing is missing before it, or the peer acknowledged what is missing (then it will not be sent again: a Gap), or
   the source says that it left out what is missing;
 - whatever it acknowledges was handed on too. So a response never overtakes its request, even when the capture is in
-  disorder or lost the request.
+  disorder; and when the request was lost, the Gap for it comes first.
 
 Where only disorder of the capture can help (the missing bytes are acknowledged, or a half is joined in the middle and
 its earliest byte not certain), it *stalls*: for `slack_segments` more segments of the flow, or `slack_ns`. Then the
@@ -65,7 +65,7 @@ class Reassembly:
         """Hand on all that is held, with gaps for what is missing; what nothing else orders, in order of time."""
         self._force(flow, out)
         while (half := flow.oldest(lambda h: bool(h.held))) is not None:
-            self._pass(half, out)
+            self._pass_forced(half, out)
             self._drain(flow, out)
         self._settle(flow)
 
@@ -239,14 +239,43 @@ class Reassembly:
                     if each.held and not each.joined:
                         self._join(each)
             else:
-                peer, first = half.peer, half.held[0]
-                if first.offset == half.offset or first.resumed:  # it acknowledges what never came: that goes first
-                    peer.acked = peer.offset_of(first.ack)
-                    while peer.held and peer.held[0].offset < peer.acked and _free(peer):
-                        self._pass(peer, out)
-                self._pass(half, out)
+                self._pass_forced(half, out)
             self._drain(flow, out)
         flow.stall_t_ns = 0
+
+    def _pass_forced(self, half: Half, out: list[Event]) -> None:
+        """Give up what keeps the first piece: a hole before it; or, without one, what it acknowledges, and hand it on.
+
+        A hole is a gap of its own, because the piece behind it may have to wait for the peer.
+        """
+        first = half.held[0]
+        if first.offset > half.offset and not first.resumed:
+            self.skip_to(half, first.offset, first.t_ns, out)
+            return
+        if first.ack != SLOW:
+            self._pass_acknowledged(half.peer, first, out)
+        self._pass(half, out)
+
+    def _pass_acknowledged(self, half: Half, by: Held, out: list[Event]) -> None:
+        """Before a piece of the peer goes what it acknowledges, with gaps for what never came.
+
+        So whoever pairs requests with responses knows of a lost request when its response comes. No gap are a byte
+        alone, which may be a FIN, and what lies before a resumed piece: most of it may have been left out on purpose.
+        """
+        half.acked = half.offset_of(by.ack)
+        while True:
+            while half.held and half.held[0].offset < half.acked and _free(half):
+                self._pass(half, out)
+            end = min(half.acked, half.held[0].offset) if half.held else half.acked
+            least = 1 if half.held else 2
+            if not half.joined or half.ended or by.resumed or not least <= end - half.offset <= WINDOW_BYTES:
+                return
+            self.skip_to(half, end, by.t_ns, out)
+
+    def skip_to(self, half: Half, offset: int, t_ns: int, out: list[Event]) -> None:
+        """What is missing before `offset`, where something may be held, will not come."""
+        self._gap(Gap(half, half.offset, t_ns, offset - half.offset), out)
+        half.advance(offset)
 
     def _join(self, half: Half) -> None:
         """Begin in the middle, with the earliest byte at hand."""

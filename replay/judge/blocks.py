@@ -4,14 +4,16 @@ In the order of completion, slow answers of the shadow would come late and early
 pair may be added in any order, and a block is closed when the *watermark* has passed its end: the time before which the
 fate of every request is known (now less the timeout).
 
-Nothing here reads a clock. Times are nanoseconds of one clock; a pair older than the last closed block is counted and
-left out.
+Nothing here reads a clock. Times are nanoseconds of one clock; a pair older than the last closed block is left out and
+counts as lost.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,9 @@ from replay.judge.length import Length
 from replay.judge.plan import Settings
 
 FEW_PAIRS = 20  # a block with fewer goes on
-PENDING_LIMIT = 50_000  # pairs and lost requests that wait for their block to close, per route
+PENDING_LIMIT = 50_000  # pairs that wait for their block to close, per route
+LOST_LIMIT = 50_000  # likewise lost requests with their time and latency; beyond it they are only counted
+NONE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Lost:
     route: str
     reason: str  # "incomplete" or "dropped", or any other word
     production_ns: int = 0  # 0 when unknown
+    count: int = 1  # of so many alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,28 +85,42 @@ class Block:
 
 
 class BlockBuilder:
-    """Blocks of one route. `counts` tells what was left out: "late" and "over_limit"."""
+    """Blocks of one route. `counts` tells what came "late", or "over_limit". Such pairs are lost requests of the block
+    that is open then: whether the slow ones are late is what has to be seen."""
 
-    __slots__ = ("_lost", "_pairs", "_settings", "_start_ns", "counts", "length")
+    __slots__ = ("_lost", "_lost_limit", "_more_lost", "_pairs", "_settings", "_start_ns", "counts", "length")
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lost_limit: int | None = None) -> None:
+        """`lost_limit` is for builders whose lost requests need no more than to be counted."""
         self._settings = settings
+        self._lost_limit = LOST_LIMIT if lost_limit is None else lost_limit
         self._pairs: list[Pair] = []
         self._lost: list[Lost] = []
+        self._more_lost: Counter[str] = Counter()  # by reason, for the next block
         self._start_ns: int | None = None
         self.length = Length(settings)
         self.counts: Counter[str] = Counter()
 
     def add(self, each: Pair | Lost) -> None:
         """Take one request whose fate is known."""
-        if self._start_ns is not None and each.at_ns < self._start_ns:
-            self.counts["late"] += 1
-        elif len(self._pairs) + len(self._lost) >= PENDING_LIMIT:
-            self.counts["over_limit"] += 1
-        elif isinstance(each, Pair):
-            self._pairs.append(each)
+        late = self._start_ns is not None and each.at_ns < self._start_ns
+        if isinstance(each, Lost):
+            self._lose(each)
+        elif late or len(self._pairs) >= PENDING_LIMIT:
+            word = "late" if late else "over_limit"
+            self.counts[word] += 1
+            self._lose(Lost(each.at_ns, each.route, word, each.production_ns))
         else:
-            self._lost.append(each)
+            self._pairs.append(each)
+
+    def _lose(self, lost: Lost) -> None:
+        start_ns = self._start_ns
+        if len(self._lost) >= self._lost_limit:
+            self._more_lost[lost.reason] += lost.count
+        elif start_ns is not None and lost.at_ns < start_ns:
+            self._lost.append(replace(lost, at_ns=start_ns))
+        else:
+            self._lost.append(lost)
 
     def close(self, watermark_ns: int) -> list[Block]:
         """Blocks that are over: all requests that came before the watermark have been added."""
@@ -119,7 +138,7 @@ class BlockBuilder:
     @property
     def waiting(self) -> tuple[int, int]:
         """Pairs, and lost requests, whose block is still open."""
-        return len(self._pairs), len(self._lost)
+        return len(self._pairs), sum(each.count for each in self._lost) + self._more_lost.total()
 
     def _end(self, start_ns: int) -> int | None:
         """Where the block that began at `start_ns` ends: after a whole number of lengths, with enough pairs."""
@@ -134,7 +153,8 @@ class BlockBuilder:
         pairs, self._pairs = self._pairs[:count], self._pairs[count:]
         lost = [each for each in self._lost if each.at_ns < end_ns]
         self._lost = [each for each in self._lost if each.at_ns >= end_ns]
-        block = make_block(start_ns, end_ns, pairs, lost)
+        block = make_block(start_ns, end_ns, pairs, lost, self._more_lost)
+        self._more_lost.clear()
         self.length.learn(end_ns - start_ns, count, block.burst_ns, block.level, block.tail)
         return block
 
@@ -154,8 +174,14 @@ def _time(pair: Pair) -> int:
     return pair.at_ns
 
 
-def make_block(start_ns: int, end_ns: int, pairs: list[Pair], lost: list[Lost]) -> Block:
-    """Reduce the requests of one block, in order of time; there must be pairs."""
+def make_block(
+    start_ns: int, end_ns: int, pairs: list[Pair], lost: list[Lost], more_lost: Mapping[str, int] = NONE
+) -> Block:
+    """Reduce the requests of one block, in order of time; there must be pairs. Of `more_lost` only the number is known,
+    by reason."""
+    reasons = Counter(more_lost)
+    for each in lost:
+        reasons[each.reason] += each.count
     production = measures.logs(np.array([pair.production_ns for pair in pairs], dtype=np.float64))
     shadow = measures.logs(np.array([pair.shadow_ns for pair in pairs], dtype=np.float64))
     at = np.array([pair.at_ns - start_ns for pair in pairs], dtype=np.float64)
@@ -178,7 +204,7 @@ def make_block(start_ns: int, end_ns: int, pairs: list[Pair], lost: list[Lost]) 
         float(measures.tail(production, shadow)),
         float(measures.excess(*failed)),
         _differences(pairs),
-        dict(Counter(each.reason for each in lost)),
+        dict(reasons),
         _lost_slow(production, lost),
         measures.longest_burst(at, production, shadow),
         examples,

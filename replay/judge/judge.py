@@ -162,7 +162,7 @@ class Judge:
     def _open(self, route: str) -> None:
         """Begin to judge a route."""
         self._routes.setdefault(route, len(self._routes))
-        self._builders.setdefault(route, BlockBuilder(self.settings))
+        self._builders.setdefault(route, BlockBuilder(self.settings, lost_limit=0))  # loss is judged of all together
         plans = tuple(plan for plan in self.settings.plans if plan.name in PAIR_METRICS)
         kept = KEPT_LIMIT if route == ALL else KEPT_OF_ROUTE
         self._groups[route, "pairs"] = Group(plans, self._weight(route), self.settings, kept)

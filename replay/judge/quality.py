@@ -1,7 +1,7 @@
 """Whether what was seen can stand for the whole: how much was lost, and whether slow requests were lost more often.
 
-Lost are requests of which no pair came through no fault of the shadow: incomplete in the capture, or dropped by the
-agent. While there is a problem, blocks are not tested and nothing is concluded.
+Lost are requests of which no pair came through no fault of the shadow: incomplete in the capture, dropped by the
+agent, or told too late for their block. While there is a problem, blocks are not tested and nothing is concluded.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from agent.control.guard import Cause
 from agent.control.openapi import document
 from agent.control.readable import readable
 from agent.control.request import ControlError
+from agent.control.store import StateError
 from agent.errors import ConfigError
 from tests.agent.watch_bench import ONE, TEXT, TWO, Bench, FakeClock, verdict
 
@@ -108,7 +109,16 @@ def test_a_reset_lets_it_go_on_with_new_evidence(bench: Bench) -> None:
     assert bench.audit[-1] == ("ann", "reset", "mended")
     bench.again(orderly=False)
     assert bench.state() == "active"
-    refused(lambda: bench.desk.reset("one", "", "ann"), "there is nothing to reset")
+
+
+def test_a_reset_of_an_active_shadow_begins_to_judge_anew(bench: Bench) -> None:
+    bench.judged(what=verdict("pass"))
+    view = bench.desk.reset("one", "another build", "ann")
+    assert (view["state"], view["trips"]) == ("active", 0)
+    assert [each["fresh"] for each in bench.link.orders("one")] == [False, True]
+    assert bench.desk.verdict("one")["verdict"] is None
+    assert bench.audit == [("ann", "reset", "another build")]
+    assert bench.tables.enabled == ONE | TWO
 
 
 def test_a_probe_can_be_reset(bench: Bench, clock: FakeClock) -> None:
@@ -133,7 +143,7 @@ def test_a_ramp_is_started_steered_and_ended(bench: Bench) -> None:
     assert bench.percentage() == 1
     assert bench.desk.steer_ramp("one", "resume", "ann")["state"] == "running"
     assert bench.desk.steer_ramp("one", "abort", "ann")["state"] == "aborted"
-    assert bench.percentage() == 10
+    assert bench.percentage() == 1, "nobody has said that more is well"
     assert [action for _, action, _ in bench.audit] == ["ramp started", "ramp pause", "ramp resume", "ramp abort"]
     refused(lambda: bench.desk.steer_ramp("one", "resume", "ann"), "is aborted, so it cannot resume")
     refused(lambda: bench.desk.steer_ramp("two", "pause", "ann"), "shadow two has no ramp")
@@ -155,8 +165,60 @@ def test_the_percentage_is_the_ramp_s_while_there_is_one(bench: Bench) -> None:
     bench.desk.change("one", {"methods": ["GET"]}, "ann", "")
     bench.desk.change("two", {"percentage": 50}, "ann", "")
     bench.desk.steer_ramp("one", "abort", "ann")
+    assert bench.percentage() == 1
+    bench.desk.change("one", {"methods": ["POST"]}, "ann", "")
+    assert bench.percentage() == 1
     bench.desk.change("one", {"percentage": 50}, "ann", "")
-    assert bench.percentage() == 50
+    assert (bench.percentage(), bench.desk.ramp("one")) == (50, {"state": "none"})
+    bench.again(orderly=False)
+    assert bench.desk.ramp("one") == {"state": "none"}
+
+
+def test_an_aborted_ramp_never_leaves_more_than_is_configured(bench: Bench) -> None:
+    bench.desk.start_ramp("one", {"steps": [{"percentage": 40, "hold_s": 5}]}, "ann")
+    assert bench.percentage() == 40
+    bench.desk.steer_ramp("one", "abort", "ann")
+    assert bench.percentage() == 10
+
+
+def test_a_rollback_ends_what_a_ramp_left(bench: Bench) -> None:
+    bench.desk.change("one", {"percentage": 11}, "ann", "")
+    bench.desk.start_ramp("one", STEPS, "ann")
+    bench.desk.steer_ramp("one", "abort", "ann")
+    bench.desk.rollback(1, "", "ann")
+    assert (bench.percentage(), bench.desk.ramp("one")) == (10, {"state": "none"})
+    bench.again(orderly=False)
+    assert (bench.percentage(), bench.desk.ramp("one")) == (10, {"state": "none"})
+
+
+@pytest.mark.parametrize("why", ["group", "kernel"])
+def test_a_ramp_whose_first_step_has_no_room_is_not_started(clock: FakeClock, tmp_path: Path, why: str) -> None:
+    text = TEXT.replace("one: {", "one: {exclusive: true, ").replace(
+        "two: {percentage: 20", "two: {exclusive: true, percentage: 80"
+    )
+    bench = Bench(tmp_path, text)
+    bench.tables.full = why == "kernel"
+    share = 30 if why == "group" else 1
+    refused(
+        lambda: bench.desk.start_ramp("one", {"steps": [{"percentage": share, "hold_s": 5}]}, "ann"), "put in force"
+    )
+    assert (bench.desk.ramp("one"), bench.percentage(), bench.audit) == ({"state": "none"}, 10, [])
+    bench.again(orderly=False)
+    assert (bench.desk.ramp("one"), bench.percentage()) == ({"state": "none"}, 10)
+
+
+def test_a_ramp_that_cannot_be_kept_is_not_started(bench: Bench) -> None:
+    store = bench.watching.records.store
+    keep = store.keep
+
+    def full(name: str, data: object) -> None:
+        if name == "ramp one":
+            raise StateError("state.db: the disk is full")
+        keep(name, data)
+
+    store.keep = full  # type: ignore[method-assign]
+    refused(lambda: bench.desk.start_ramp("one", STEPS, "ann"), "the disk is full", 507)
+    assert (bench.desk.ramp("one"), bench.percentage()) == ({"state": "none"}, 10)
 
 
 @pytest.mark.parametrize("spec", [{"steps": []}, {"steps": [{"percentage": 0, "hold_s": 1}]}, {}])
@@ -202,10 +264,51 @@ def test_a_rollback_turns_no_tripped_shadow_on(bench: Bench) -> None:
 
 
 def test_a_rollback_to_nowhere_is_refused(bench: Bench) -> None:
-    refused(lambda: bench.desk.rollback(None, "", "ann"), "no earlier version")
+    refused(lambda: bench.desk.rollback(None, "", "ann"), "no earlier version to go back to")
     refused(lambda: bench.desk.rollback(99, "", "ann"), "no version 99", 404)
     refused(lambda: bench.desk.version(99), "no version 99", 404)
     refused(lambda: bench.desk.version(1 << 200), "no version", 404)
+
+
+def test_a_rollback_passes_over_what_is_known_to_be_bad(bench: Bench) -> None:
+    for percentage in (21, 22, 23):
+        bench.desk.change("two", {"percentage": percentage}, "ann", "")
+    for version in (2, 3):
+        bench.watching.records.mark_bad(version, "two", "slower")
+    assert bench.desk.rollback(None, "", "ann")["restored"] == 1
+    assert bench.percentage("two") == 20
+    bench.watching.records.mark_bad(4, "two", "slower")
+    bench.watching.records.mark_bad(1, "two", "slower")
+    refused(lambda: bench.desk.rollback(None, "", "ann"), "not known to be bad")
+    assert bench.desk.rollback(3, "", "ann")["restored"] == 3, "a person may name a bad one"
+
+
+def test_what_cannot_be_read_is_an_error_and_not_a_crash(bench: Bench) -> None:
+    store = bench.watching.records.store
+
+    def damaged(*args: object) -> None:
+        raise StateError("state.db is damaged")
+
+    store.versions = store.version = store.audits = damaged  # type: ignore[method-assign,assignment]
+    for call in (
+        lambda: bench.desk.history(9, None),
+        lambda: bench.desk.version(1),
+        lambda: bench.desk.audit(9, None),
+        lambda: bench.desk.rollback(None, "", "ann"),
+        lambda: bench.desk.rollback(1, "", "ann"),
+    ):
+        refused(call, "state.db is damaged", 500)
+
+
+def test_no_secret_is_kept_or_shown(clock: FakeClock, tmp_path: Path) -> None:
+    alerts = "alerts: {log: false, webhooks: ['https://hooks.example/T0/hunter2']}\n"
+    bench = Bench(tmp_path, TEXT + alerts)
+    bench.desk.change("one", {"percentage": 11}, "ann", "")
+    bench.watching.close()
+    assert b"hunter2" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    bench.begin(bench.watching.config)
+    assert "alerts" not in bench.desk.version(1)["config"]
+    assert bench.desk.rollback(1, "", "ann")["restored"] == 1
 
 
 def test_the_history_comes_in_pages(bench: Bench) -> None:
@@ -261,6 +364,8 @@ def test_without_a_judge_there_is_still_a_status(clock: FakeClock, tmp_path: Pat
     status = bench.desk.status()
     assert (status["verdicts"], status["traffic"], status["harm"], status["alerts"]) == ({}, {}, None, [])
     clock.look(bench, times=3)
+    assert bench.link.orders("one") == []
+    assert bench.alarms == {}, "alerts are told all the same"
     bench.desk.trip("one", "enough", "ann")
     assert bench.tables.enabled == TWO
     bench.desk.reset("one", "", "ann")

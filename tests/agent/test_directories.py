@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,27 @@ def test_what_is_missing_is_made_and_given_to_the_user(tmp_path: Path) -> None:
     assert wanted.is_dir()
     assert {each.stat().st_uid for each in (wanted, wanted.parent)} == {ME.pw_uid}
     prepare("state.directory", wanted, ME)
+
+
+def permissions(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o022, 0])
+def test_only_the_last_part_that_is_made_has_the_mode_asked_for(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        prepare("state.directory", tmp_path / "a" / "b", ME, 0o750)
+        prepare("recording.directory", tmp_path / "c", ME)
+    finally:
+        os.umask(before)
+    assert [permissions(tmp_path / name) for name in ("a", "a/b", "c")] == [0o755, 0o750, 0o755]
+
+
+def test_what_was_there_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir(mode=0o700)
+    prepare("state.directory", tmp_path / "a", ME, 0o750)
+    assert permissions(tmp_path / "a") == 0o700
 
 
 @pytest.mark.root

@@ -90,6 +90,7 @@ def test_line_of_an_exchange(tmp_path: Path) -> None:
                     "complete": True, **times},
         "response": {"status": 404, "version": "1.0", "body_len": 2, "body_sha1": hi, "complete": True, **times},
         "ttfb_ns": 0, "interim": [], "upgraded": False, "incomplete": None,
+        "ended_by": None,
     }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ def test_what_is_not_said_has_a_default() -> None:
     assert config.rollback == Rollback()
     assert config.rollback.on == list(CAUSES)
     assert config.harm is not None
+    assert (config.limits.cpu_percent, config.limits.memory_mib, config.limits.loss_percent) == (0, 4096, 0)
     assert (str(config.state.directory) if config.state else None) == "/var/lib/shadowtap"
     assert config.shadows["one"].ramp is None
 

@@ -37,14 +37,19 @@ def test_each_situation_is_an_alert_once_while_it_lasts(bench: Bench, clock: Fak
     told.traffic["two"] = {"totals": {"lag": {"p99_ns": 25_000_000}}}
     told.harm = verdict(rollback=False)
     told.watch = {
-        "problems": ["alertmanager: refused"],
+        "problems": ["judge-one.json: the disk is full"],
+        "undelivered": ["alertmanager: refused"],
         "usage": {"production": {"missing": [["10.0.0.1:9100", "timed out"]]}, "shadows": {"one": None}},
     }
     bench.watching.over_budget = ""
     bench.link.running = False
+    clock.look(bench, times=3)
+    assert ("PoolUsageGap", "production") not in bench.alarms, "at the start nothing is known yet"
+    clock.look(bench, 31)
     for _ in range(3):
         clock.look(bench)
         assert sorted(bench.alarms) == [
+            ("AlertsUndelivered", ""),
             ("DataQuality", "one"),
             ("MirroringHarms", ""),
             ("PoolUsageGap", "production"),
@@ -102,7 +107,7 @@ def test_the_snapshot_for_the_metrics_is_complete(bench: Bench, clock: FakeClock
 def test_without_a_judge_the_snapshot_is_empty_and_still_metrics(clock: FakeClock, tmp_path: Path) -> None:
     bench = Bench(tmp_path, TEXT + "judge: null\n")
     snapshot = snapshot_of(bench.watching)
-    assert (snapshot.watch_up, list(snapshot.guards)) == (None, ["one", "two"])
+    assert (snapshot.watch_up, snapshot.verdicts, list(snapshot.guards)) == (True, {}, ["one", "two"])
     assert list(families(snapshot))
 
 
@@ -116,12 +121,30 @@ def test_gaps_in_what_is_known_of_the_pools() -> None:
     assert missing_usage({}) == {}
     usage = {
         "production": {"missing": [("10.0.0.1:9100", "timed out"), ("10.0.0.2:9100", "404")]},
-        "shadows": {"one": None, "two": {"missing": []}, "three": {"missing": [("h", "gone")]}},
+        "shadows": {
+            "one": None,
+            "two": {"cpu_cores": 0.0, "memory_bytes": 0.0, "missing": []},
+            "three": {"cpu_cores": None, "memory_bytes": 5.0, "missing": [("h", "gone")]},
+            "four": {"cpu_cores": 1.5, "memory_bytes": None, "missing": [("i", "gone")]},
+            "five": {"cpu_cores": 1.5, "memory_bytes": 5.0, "missing": [("j", "gone")]},
+        },
     }
     assert missing_usage(usage) == {
         "production": ["10.0.0.1:9100: timed out", "10.0.0.2:9100: 404"],
         "three": ["h: gone"],
-    }
+        "four": ["i: gone"],
+    }, "of a pool whose figures are known no target is missed"
+
+
+def test_a_gap_is_told_when_it_lasts_and_ends_with_it(bench: Bench, clock: FakeClock) -> None:
+    gap = {"production": {"missing": [["10.0.0.1:9100", "timed out"]]}}
+    known = {"production": {"cpu_cores": 1.0, "memory_bytes": 1.0, "missing": []}}
+    seen = []
+    for usage, after_s in ((gap, 1), (gap, 30), (known, 1), (gap, 1), (gap, 29), (gap, 2), (known, 1)):
+        bench.link.told.watch = {"usage": usage}
+        clock.look(bench, after_s)
+        seen.append(("PoolUsageGap", "production") in bench.alarms)
+    assert seen == [False, False, False, False, False, True, False]
 
 
 def test_the_reason_is_the_finding_that_says_most() -> None:
@@ -135,14 +158,16 @@ def test_the_reason_is_the_finding_that_says_most() -> None:
     assert verdict_reason({}) == ""
 
 
-def test_a_configuration_as_json_is_read_again() -> None:
+def test_a_configuration_as_json_is_read_again_and_has_no_secrets() -> None:
     text = TEXT + (
-        "alerts: {alertmanager: ['http://127.0.0.1:9093'], labels: {team: x}}\n"
         "judge: {metrics: {latency: {warn: 1, rollback: 2, margin: 3}}}\n"
         "resources: {production: {targets: ['127.0.0.1:9100']}}\n"
     )
-    config = parse(text, "f.yaml")
-    assert validated(json.loads(json.dumps(plain(config))), "kept") == config
+    receiver = "{url: 'http://127.0.0.1:9093', headers: {Authorization: Bearer hunter2}}"
+    alerts = f"alerts: {{alertmanager: [{receiver}], labels: {{team: x}}}}\n"
+    kept = json.dumps(plain(parse(text + alerts, "f.yaml")))
+    assert "hunter2" not in kept
+    assert validated(json.loads(kept), "kept") == parse(text, "f.yaml")
 
 
 def test_all_clocks_are_of_one_moment_and_one_boot() -> None:

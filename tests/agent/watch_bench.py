@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from agent import desk, watch_view, watching
+from agent import desk, harm_watch, watch_view, watching
 from agent.capture.tables import Tables
 from agent.config import Config, parse
 from agent.control.guard import Now
@@ -48,12 +49,14 @@ class FakeLink:
         self.told = Told()
         self.running = True
         self.restarted = False
+        self.deaf = False  # nothing can be told
         self.sent: list[dict[str, Any]] = []
         self.incoming: list[dict[str, Any]] = []
 
     def tell(self, message: dict[str, Any]) -> bool:
-        self.sent.append(message)
-        return True
+        if not self.deaf:
+            self.sent.append(message)
+        return not self.deaf
 
     def take(self) -> list[dict[str, Any]]:
         taken, self.incoming = self.incoming, []
@@ -115,11 +118,13 @@ class Bench:
         self.accounts = {name: Account() for name in config.shadows}
         self.programs: dict[str, bool] = {}
         self.own = (0.0, 0)
+        self.echoes: dict[str, dict[str, int]] = {}
         self.kernel = {"ring_full": 0, "over_budget": 0, "copied": 0}
         self.steering = Steering(config, cast(Tables, self.tables), None, self.tell, change_pool=self.change_pool)
-        figures = Figures(lambda: self.accounts, lambda: self.programs, lambda: self.own, lambda: self.kernel)
-        link = cast(WatchLink, self.link) if config.judge else None
-        self.watching = Watching(config, self.steering, figures, link, self.said.append)
+        figures = Figures(
+            lambda: self.accounts, lambda: self.programs, lambda: self.own, lambda: self.kernel, lambda: self.echoes
+        )
+        self.watching = Watching(config, self.steering, figures, cast(WatchLink, self.link), self.said.append)
         self.watching.begin(cast(Latency, latency) if latency else None, "f.yaml")
         assert self.tables.enabled == 0, "nothing is copied before everything is taken up"
         self.begun = list(self.log)
@@ -135,9 +140,9 @@ class Bench:
         self.log.clear()
 
     def _noted(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **known: Any) -> Any:
             self.log.append((name, args))
-            return method(*args)
+            return method(*args, **known)
 
         return call
 
@@ -161,7 +166,7 @@ class Bench:
     def fail_store(self) -> None:
         """From now on the disk is full for the store."""
 
-        def full(*args: Any) -> Any:
+        def full(*args: Any, **known: Any) -> Any:
             raise StateError("state.db: the disk is full")
 
         for name in ("add_version", "audit", "keep", "mark_bad"):
@@ -227,6 +232,15 @@ class FakeClock:
     def install(self, monkeypatch: Any) -> None:
         for module in (watching, desk, watch_view):
             monkeypatch.setattr(module, "clocks", self)
+        for module in (watching, harm_watch):
+            monkeypatch.setattr(module, "time", self)
+
+    def monotonic(self) -> float:
+        """As `time` has it, whose place this takes."""
+        return self.now_s
+
+    def time_ns(self) -> int:
+        return time.time_ns()
 
     def look(self, bench: Bench, after_s: float = 1.0, times: int = 1) -> None:
         for _ in range(times):

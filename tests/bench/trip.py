@@ -35,15 +35,15 @@ def measure(plan: Plan) -> list[Figure]:
     """Milliseconds from the deciding outcome."""
     trips = TRIPS_QUICK if plan.quick else TRIPS
     progress(f"(j) {trips} trips at {RATE:g} requests/s")
-    with Lab(Options(production="mood", shadow="mood", access_logs=False)) as lab:
-        with MeasuredAgent(lab, Setup(state=True)) as agent:
-            targets = [f"/api/items/{n}" for n in range(1, 20)]
-            entries: list[dict[str, Any]] = []
-            with suppress(_Enough), lab.background(lab.rate, RATE, trips * SECONDS_A_TRIP, targets=targets):
-                entries += [_trip(lab, agent.control) for _ in range(trips)]
-                raise _Enough
-            agent.end()
-            copied = _times(agent.recordings)
+    options = Options(production="mood", shadow="mood", access_logs=False)
+    with Lab(options) as lab, MeasuredAgent(lab, Setup(state=True)) as agent:
+        targets = [f"/api/items/{n}" for n in range(1, 20)]
+        entries: list[dict[str, Any]] = []
+        with suppress(_Enough), lab.background(lab.rate, RATE, trips * SECONDS_A_TRIP, targets=targets):
+            entries += [_trip(lab, agent.control) for _ in range(trips)]
+            raise _Enough
+        agent.end()
+        copied = _times(agent.recordings)
     switched = [(entry["detail"]["switched_ns"] - entry["detail"]["decided_ns"]) / 1e6 for entry in entries]
     last = [(_last_before(copied, entry["at_ns"]) - entry["detail"]["decided_ns"]) / 1e6 for entry in entries]
     causes = sorted({entry["detail"]["cause"] for entry in entries})

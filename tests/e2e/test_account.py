@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from replay.account import Account
@@ -9,6 +11,8 @@ from tests.e2e.agent_process import Agent, Ended, hung_shadow, is_sampled, runni
 from vagrant.lab import Lab
 
 pytestmark = pytest.mark.root
+
+STAYS_ON: dict[str, Any] = {"rollback": {"on": []}}  # however the shadow fails
 
 SERVER = "10.77.1.1:80"
 
@@ -76,7 +80,7 @@ def test_ten_percent_are_the_requests_of_the_sampled_connections(lab: Lab) -> No
 def test_a_shadow_that_is_down_costs_answers_only(lab: Lab) -> None:
     lab.stop_shadow()
     try:
-        with running(lab) as agent:
+        with running(lab, STAYS_ON) as agent:
             load = lab.rate(500, 2)
             ended = agent.stop()
             assert load.failed == 0
@@ -92,7 +96,8 @@ def test_a_shadow_that_is_down_costs_answers_only(lab: Lab) -> None:
 
 def test_a_shadow_that_hangs_costs_answers_and_drops(lab: Lab) -> None:
     shadow = {"timeout_s": 0.5, "connect_timeout_s": 0.5, "max_connections": 4, "queue_entries": 20}
-    with running(lab, {"shadows": {"candidate": {**shadow, "queue_timeout_s": 0.4}}}) as agent, hung_shadow(lab):
+    settings = {**STAYS_ON, "shadows": {"candidate": {**shadow, "queue_timeout_s": 0.4}}}
+    with running(lab, settings) as agent, hung_shadow(lab):
         load = lab.rate(500, 3)
         ended = agent.stop()
         assert load.failed == 0

@@ -57,9 +57,11 @@ def test_it_goes_up_with_each_pass_and_stays_there(lab: Lab) -> None:
         assert ramp(agent)["reason"].startswith("PASS after ")
         assert [line.split()[0] for line in agent.control("ramp").splitlines()[1:]] == ["done", "done"]
         assert share(agent) == 1.0
-        shadow = agent.ask("/v1/shadows/candidate")
-        assert (shadow["percentage"], "configured" in shadow) == (100, False), "it is configured so from now on"
-        assert agent.ask("/v1/history?limit=1")["versions"][0]["reason"].startswith("the ramp is done: PASS after ")
+        assert agent.ask("/v1/shadows/candidate")["percentage"] == 100
+        newest = agent.ask("/v1/history?limit=1")["versions"][0]
+        assert newest["reason"].startswith("the ramp is done: PASS after ")
+        config = agent.ask(f"/v1/history/{newest['id']}")["config"]
+        assert config["shadows"]["candidate"]["percentage"] == 100, "it is configured so from now on"
         actions = [entry["action"] for entry in agent.ask("/v1/audit")["entries"]]
         assert actions == ["ramp done", "ramp running", "ramp started"]
         assert "ramp done" in agent.control("ramp")

@@ -83,6 +83,7 @@ def configuration(lab: Lab, recording: Path) -> str:
         "metrics": {"listen": METRICS},
         "control": {"socket": str(lab.directory / "control.sock")},
         "state": {"directory": str(lab.directory / "state")},
+        "rollback": {"on": []},
     }
     return yaml.safe_dump(settings, sort_keys=False)
 
@@ -100,9 +101,10 @@ def run(shadowtap: Sequence[str | Path], seconds: float) -> None:
         _say(f"3. {seconds:.0f} s of traffic, about {REQUESTS_PER_SECOND:.0f} requests/s: {kinds}")
         load = _load(lab, seconds)
         _report_load(lab, load)
+        _say("4. shadowtap status, while it runs: what the judge makes of it", _status(lab, shadowtap))
         account = agent.stop()
-        _say("4. The agent was told to end (SIGTERM). Its account of every request it saw:", account)
-        _say("5. shadowtap compare: the shadow against production, route by route", _compare(lab, shadowtap, recording))
+        _say("5. The agent was told to end (SIGTERM). Its account of every request it saw:", account)
+        _say("6. shadowtap compare: the shadow against production, route by route", _compare(lab, shadowtap, recording))
         _conclude()
 
 
@@ -131,6 +133,11 @@ def _report_load(lab: Lab, load: Load) -> None:
     )
 
 
+def _status(lab: Lab, shadowtap: Sequence[str | Path]) -> str:
+    argv = [*shadowtap, "status", "--socket", lab.directory / "control.sock"]
+    return str(lab.run_in("lb", argv, check=False, timeout=COMPARE_SECONDS).stdout).strip()
+
+
 def _compare(lab: Lab, shadowtap: Sequence[str | Path], recording: Path) -> str:
     done = lab.run_in("lb", [*shadowtap, "compare", recording], check=False, timeout=COMPARE_SECONDS)
     output = str(done.stdout).strip()
@@ -142,10 +149,12 @@ def _compare(lab: Lab, shadowtap: Sequence[str | Path], recording: Path) -> str:
 
 def _conclude() -> None:
     _say(
-        "6. What to look for",
+        "7. What to look for",
         "Under /products the 500s of the shadow stand beside production's 200s, under /old the 301s beside the 302s,\n"
-        f"and everywhere the shadow's times are about {SHADOW_DELAY_MS:.0f} ms longer. POSTs were seen but not sent "
-        "(skipped: method):\nonly safe methods are replayed unless you allow more. Nothing of the lab is left.",
+        f"and everywhere the shadow's times are about {SHADOW_DELAY_MS:.0f} ms longer: the judge was sure of that "
+        "while it ran.\nHere it may only say so (`rollback: {on: []}`): by default the shadow is switched off then. "
+        "POSTs were seen but not sent\n(skipped: method): only safe methods are replayed unless you allow more. "
+        "Nothing of the lab is left.",
     )
 
 

@@ -86,15 +86,17 @@ class Guests:
     def __init__(self) -> None:
         self._started: list[tuple[int, subprocess.Popen[Any]]] = []
         self._ended_threads: set[int] = set()
+        self._lock = threading.Lock()  # a guest that two threads' starts made us forget would never be killed
 
     def popen(self, argv: list[str], **options: Any) -> subprocess.Popen[Any]:
         """As subprocess.Popen."""
-        if threading.get_ident() in self._ended_threads:
-            raise LabError(f"{argv[0]} is not started any more: the load was ended")
-        self._started = [(thread, guest) for thread, guest in self._started if guest.poll() is None]
-        guest: subprocess.Popen[Any] = subprocess.Popen(argv, **options)
-        self._started.append((threading.get_ident(), guest))
-        return guest
+        with self._lock:
+            if threading.get_ident() in self._ended_threads:
+                raise LabError(f"{argv[0]} is not started any more: the load was ended")
+            self._started = [(thread, guest) for thread, guest in self._started if guest.poll() is None]
+            guest: subprocess.Popen[Any] = subprocess.Popen(argv, **options)
+            self._started.append((threading.get_ident(), guest))
+            return guest
 
     def run(self, argv: list[str], *, check: bool, timeout: float, **options: Any) -> subprocess.CompletedProcess[Any]:
         """As subprocess.run with captured output, but the process is known to `kill`."""
@@ -122,10 +124,11 @@ class Guests:
 
     def end_thread(self, thread: int) -> None:
         """Kill what one thread started; it can start nothing more."""
-        self._ended_threads.add(thread)
-        for starter, guest in self._started:
-            if starter == thread and guest.poll() is None:
-                guest.kill()
+        with self._lock:
+            self._ended_threads.add(thread)
+            for starter, guest in self._started:
+                if starter == thread and guest.poll() is None:
+                    guest.kill()
 
 
 @contextlib.contextmanager

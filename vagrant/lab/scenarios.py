@@ -7,12 +7,13 @@ users saw meanwhile. The short form is what CI plays.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vagrant.lab.demo import SHADOWTAP
@@ -21,7 +22,7 @@ from vagrant.lab.network import LabError
 from vagrant.lab.servers import Options
 from vagrant.lab.stage import SHADOW, Settings, Stage, pool_targets, set_up
 
-RATE = 400.0  # requests a second
+RATE = 300.0  # requests a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make scenarios", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(names)} (default: all)")
     parser.add_argument("--long", action="store_true", help="as long as it takes to be sure: half an hour for `same`")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each, on stdout")
     parser.add_argument("--shadowtap", type=Path, default=SHADOWTAP, help="the command to play them with")
     given = parser.parse_args()
     if unknown := set(given.names) - set(names):
@@ -232,8 +234,10 @@ def main() -> None:
     try:
         for scenario in SCENARIOS:
             if not given.names or scenario.name in given.names:
-                print(f"\n{scenario.name}: {scenario.title}", flush=True)
-                play(scenario, [given.shadowtap.absolute()], given.long)
+                print(f"\n{scenario.name}: {scenario.title}", file=sys.stderr, flush=True)
+                played = play(scenario, [given.shadowtap.absolute()], given.long)
+                if given.json:
+                    print(json.dumps(asdict(played)), flush=True)
     except LabError as error:
         sys.exit(f"scenarios: {error}")
     except KeyboardInterrupt:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +22,7 @@ from vagrant.lab.servers import METRICS_PORT
 SHADOW = "candidate"
 TARGETS = tuple(f"/api/items/{n}" for n in range(1, 9)) + tuple(f"/products/{n}.html" for n in range(1, 9))
 LOOK_S = 0.25
+ASK_S = 10.0
 LOAD_CONNECTIONS = 40
 
 Settings = dict[str, Any]
@@ -50,14 +54,21 @@ class Stage:
     def note(self, text: str) -> None:
         """Remember, and tell, that something happened."""
         self.notes.append((self.now_s, text))
-        print(f"   {self.now_s:6.1f} s  {text}", flush=True)
+        print(f"   {self.now_s:6.1f} s  {text}", file=sys.stderr, flush=True)
 
-    def ask(self, *words: str) -> Any:
-        """What a command of the agent's answers, as JSON."""
-        done = self.lab.run_in("lb", [*self._command, *words, "--json", "--socket", self._socket], check=False)
-        if done.returncode:
-            raise LabError(f"shadowtap {' '.join(words)}: {str(done.stderr).strip()}")
-        return json.loads(done.stdout)
+    def ask(self, path: str) -> Any:
+        """What the control API answers. Not by a command: starting one each time would keep the machine busy."""
+        connection = http.client.HTTPConnection("localhost", timeout=ASK_S)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        try:
+            connection.sock.settimeout(ASK_S)
+            connection.sock.connect(str(self._socket))
+            connection.request("GET", path)
+            return json.loads(connection.getresponse().read())
+        except OSError as error:
+            raise LabError(f"the agent does not answer: {error}") from None
+        finally:
+            connection.close()
 
     def say(self, *words: str) -> str:
         """What a command prints for people."""
@@ -66,7 +77,7 @@ class Stage:
 
     def status(self) -> Any:
         """All of it."""
-        return self.ask("status")
+        return self.ask("/v1/status")
 
     def guard(self) -> Any:
         """The shadow's."""

@@ -61,7 +61,9 @@ def test_evidence_is_bounded() -> None:
     many = {**verdict(rollback=True), "findings": [FINDING] * 50}
     (alarm,) = of_verdict("one", many)
     assert len(alarm.evidence) == 2 * EVIDENCE_LINES + 3
-    assert all(len(each.evidence) <= EVIDENCE_LINES for each in host(problems=["p"] * 9, missing={"one": ["t"] * 9}))
+    found = host(problems=["p"] * 9, undelivered=["u"] * 9, missing={"one": ["t"] * 9})
+    assert len(found) == 3
+    assert all(len(each.evidence) <= EVIDENCE_LINES for each in found)
 
 
 def test_data_that_cannot_be_relied_on_is_told_beside_a_failure() -> None:
@@ -88,19 +90,23 @@ def test_production_that_is_slowed_down(rollback: bool, severity: str) -> None:
 def test_what_concerns_the_agent_itself() -> None:
     found = host(
         budget="the agent took too much",
-        problems=["state.db: full", "alertmanager: refused"],
+        problems=["state.db: full", "tripped: full"],
         watch_runs=False,
         missing={"production": ["10.0.0.1:9100: timed out"], "one": ["10.0.0.2:9100: refused"]},
+        undelivered=["alertmanager: refused", "webhooks.0: 404"],
     )
     assert [(each.name, each.severity, each.shadow) for each in found] == [
         ("AgentOverBudget", "critical", ""),
         ("StateNotKept", "warning", ""),
+        ("AlertsUndelivered", "warning", ""),
         ("WatchDown", "critical", ""),
         ("PoolUsageGap", "info", "production"),
         ("PoolUsageGap", "info", "one"),
     ]
-    assert found[1].evidence == {"problem_1": "state.db: full", "problem_2": "alertmanager: refused"}
-    assert found[3].evidence == {"target_1": "10.0.0.1:9100: timed out"}
+    assert found[1].evidence == {"problem_1": "state.db: full", "problem_2": "tripped: full"}
+    assert found[2].summary == "alertmanager: refused"
+    assert found[2].evidence == {"problem_1": "alertmanager: refused", "problem_2": "webhooks.0: 404"}
+    assert found[4].evidence == {"target_1": "10.0.0.1:9100: timed out"}
     assert len({(each.name, each.shadow) for each in found}) == len(found)
 
 

@@ -44,6 +44,16 @@ def test_everything_is_there_again(records: Records, tmp_path: Path) -> None:
     again.close()
 
 
+def test_what_was_bad_is_so_when_it_is_only_read_again(records: Records) -> None:
+    number = records.new_version(CONFIG, "ann", "")
+    records.mark_bad(number, "one", "it leaks")
+    records.new_version({"shadows": {"one": {"percentage": 2}}}, "ann", "")
+    assert records.version_if_possible({**CONFIG, "seed": 1}, "file", "", known_bad=True) == number + 2
+    assert records.store.versions(1)[0].bad == {"one": "it leaks"}
+    assert records.version_if_possible({**CONFIG, "seed": 2}, "ann", "") == number + 3
+    assert records.store.versions(1)[0].bad == {}
+
+
 @pytest.mark.parametrize("method", ["add_version", "audit", "keep", "mark_bad"])
 def test_what_must_be_possible_always_never_raises(
     records: Records, monkeypatch: pytest.MonkeyPatch, method: str

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.control.guard import Cause, Now
 from agent.control.marker import Trip
@@ -54,13 +56,15 @@ def test_settings_are_those_of_the_configuration() -> None:
         ("active", None, {}),
         ("active", "running", {"percentage": 1}),
         ("active", "paused", {"percentage": 1}),
-        ("active", "aborted", {}),
-        ("active", "failed", {}),
+        ("active", "done", {"percentage": 50}),
+        ("active", "aborted", {"percentage": 1}),
+        ("active", "failed", {"percentage": 1}),
         ("tripped", None, {"enabled": False}),
         ("tripped", "running", {"enabled": False}),
         ("probing", None, {"percentage": 2}),
         ("probing", "running", {"percentage": 1}),
-        ("probing", "aborted", {"percentage": 2}),
+        ("probing", "aborted", {"percentage": 1}),
+        ("probing", "done", {"percentage": 2}),
     ],
 )
 def test_what_is_in_force(standing: Standing, guard: str, ramp: str | None, overlay: dict[str, Any]) -> None:
@@ -69,8 +73,25 @@ def test_what_is_in_force(standing: Standing, guard: str, ramp: str | None, over
     if guard == "probing":
         assert standing.guard.look(at(200)) is not None
     if ramp is not None:
-        standing.start_ramp(PLAN).state = RampState(ramp)
+        started = standing.start_ramp(PLAN)
+        started.state = RampState(ramp)
+        started.step = 1 if started.over else 0
     assert standing.overlay(10) == overlay
+
+
+@pytest.mark.parametrize("end", ["aborted", "failed"])
+def test_a_ramp_that_did_not_end_well_leaves_no_more_than_is_configured(standing: Standing, end: str) -> None:
+    standing.start_ramp(PLAN).state = RampState(end)
+    assert standing.overlay(0.25) == {"percentage": 0.25}
+
+
+@pytest.mark.parametrize("state", list(RampState))
+def test_only_a_ramp_that_is_over_is_forgotten(standing: Standing, state: RampState) -> None:
+    standing.forget_ended_ramp()
+    ramp = standing.start_ramp(PLAN)
+    ramp.state = state
+    standing.forget_ended_ramp()
+    assert (standing.ramp is None) is ramp.over
 
 
 def test_a_probe_never_takes_more_than_is_configured(standing: Standing) -> None:
@@ -125,12 +146,71 @@ def test_so_do_the_judge_s_settings_the_time_limit_a_ramp_s_step_and_a_trip(stan
 def test_only_a_verdict_about_the_present_period_is_taken(standing: Standing) -> None:
     order = period(standing)
     told = {"fingerprint": order["fingerprint"], "verdict": {"word": "pass"}, "period_started_ns": 7}
-    assert standing.take_verdict(told)
-    assert (standing.verdict, standing.period_started_ns) == ({"word": "pass"}, 7)
+    assert standing.take_verdict(told, 55.0)
+    assert (standing.verdict, standing.period_started_ns, standing.heard_s) == ({"word": "pass"}, 7, 55.0)
     period(standing, percentage=11)
     assert (standing.verdict, standing.judged) == (None, {})
-    assert not standing.take_verdict(told)
-    assert standing.verdict is None
+    assert not standing.take_verdict(told, 66.0)
+    assert (standing.verdict, standing.heard_s) == (None, 55.0)
+
+
+# Probes
+
+
+def probing(**rollback: Any) -> Standing:
+    made = Standing("one", 0, Rollback(cooldown_s=100, probe_s=1, **rollback), at(0))
+    trip(made)
+    assert made.guard.look(at(200)) is not None
+    return made
+
+
+@pytest.mark.parametrize(
+    ("rollback", "answers", "failed", "trips"),
+    [
+        ({}, 9, 9, False),
+        ({}, 10, 4, False),
+        ({}, 10, 5, True),
+        ({}, 100, 49, False),
+        ({"probe_requests": 3}, 2, 2, False),
+        ({"probe_requests": 3}, 3, 2, True),
+        ({"failing_percent": 100}, 10, 9, False),
+        ({"failing_percent": 100}, 10, 10, True),
+        ({"failing_percent": 0}, 10, 0, False),
+        ({"failing_percent": 0}, 10, 1, True),
+    ],
+)
+def test_a_probe_fails_by_its_own_few_answers(
+    rollback: dict[str, float], answers: int, failed: int, trips: bool
+) -> None:
+    standing = probing(**rollback)
+    said = [standing.probed(1, int(number >= answers - failed), 0) for number in range(answers)]
+    assert not any(said[:-1])
+    assert said[-1] == (f"{failed} of the probe's {answers} answers failed" if trips else "")
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))))
+def test_a_probe_passes_with_as_many_good_answers_as_are_wanted(counts: list[tuple[int, int, int]]) -> None:
+    standing = probing(failing_percent=100)
+    for good, failed, production_failed in counts:
+        standing.probed(good + failed + production_failed, failed, production_failed)
+    passed = standing.guard.look(at(300)) is not None
+    assert passed is (sum(good for good, _, _ in counts) >= 20)
+
+
+def test_what_failed_before_a_probe_is_none_of_it() -> None:
+    standing = probing()
+    assert standing.probed(9, 9, 0) == ""
+    standing.forget_trouble()
+    assert standing.probed(9, 9, 0) == ""
+    assert standing.probed(1, 0, 0)
+
+
+def test_answers_of_a_shadow_that_is_not_probed_say_nothing(standing: Standing) -> None:
+    assert standing.probed(1000, 1000, 0) == ""
+    trip(standing)
+    assert standing.probed(1000, 1000, 0) == ""
+    standing.guard.look(at(200))
+    assert standing.probed(9, 9, 0) == ""
 
 
 # Troubles
@@ -214,4 +294,12 @@ def test_a_configured_ramp_begins_once(standing: Standing) -> None:
 
 def test_a_ramp_that_is_damaged_is_none(standing: Standing) -> None:
     assert not standing.take_up_ramp({"ramp": {"state": "flying"}, "plan": PLAN.model_dump()}, PLAN)
+    assert standing.ramp_view() == {"state": "none"}
+
+
+def test_a_ramp_whose_plan_has_left_the_configuration_is_dropped_and_one_of_a_person_is_not(standing: Standing) -> None:
+    running = standing.start_ramp(PLAN).as_json()
+    assert not standing.take_up_ramp({"ramp": running, "plan": None}, None)
+    assert standing.ramp_view()["state"] == "running"
+    assert not standing.take_up_ramp({"ramp": running, "plan": PLAN.model_dump()}, None)
     assert standing.ramp_view() == {"state": "none"}

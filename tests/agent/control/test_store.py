@@ -105,6 +105,38 @@ def test_what_is_bad_is_bad_in_every_version_that_has_it(store: Store) -> None:
     store.mark_bad(12345, "one", "no such version")
 
 
+def test_what_is_only_read_again_stays_bad(store: Store) -> None:
+    first = store.add_version(config(one=5, two=1), "file", "", known_bad=True)
+    store.mark_bad(first, "one", "fails")
+    store.add_version(config(one=1, two=1), "agent", "rolled back")
+    read = store.add_version(config(one=5, two=2), "file", "", known_bad=True)
+    assert store.versions(1)[0].bad == {"one": "fails"}, "what is new for another shadow is not"
+    assert store.previous_good("one", config(one=9)) is not None
+    assert store.previous_good("one", config(one=9))[0] < read  # type: ignore[index]
+    store.add_version(config(one=1, two=2), "agent", "")
+    store.add_version(config(one=5, two=2), "anna", "mended")
+    assert store.versions(1)[0].bad == {}, "a person knows"
+
+
+def test_a_version_that_is_read_for_the_first_time_is_not_bad(store: Store) -> None:
+    bad = store.add_version(config(one=5, two=1), "", "")
+    store.mark_bad(bad, "one", "fails")
+    store.add_version(config(one=1, two=5), "file", "", known_bad=True)
+    assert store.versions(1)[0].bad == {}, "two has what was bad for one"
+
+
+def test_whether_a_shadow_is_on_and_its_ramp_are_no_settings_that_do_well_or_not(store: Store) -> None:
+    def with_more(percentage: float, **more: Any) -> dict[str, Any]:
+        return {"shadows": {"one": {"percentage": percentage, **more}}}
+
+    good = store.add_version(with_more(1, enabled=True), "", "")
+    store.add_version(with_more(5, enabled=True, ramp=None), "", "")
+    off = store.add_version(with_more(5, enabled=False, ramp={"steps": []}), "", "")
+    assert store.previous_good("one", with_more(5, enabled=True)) == (good, with_more(1, enabled=True))
+    store.mark_bad(off, "one", "fails")
+    assert [each.bad for each in store.versions()] == [{"one": "fails"}, {"one": "fails"}, {}]
+
+
 def test_the_audit_says_who_did_what(store: Store) -> None:
     store.audit("agent", "trip", "one", "slower", {"log_e": 7.1})
     store.audit("anna", "reset", "two", "x" * 10_000)

@@ -21,7 +21,7 @@ from agent.monitor.judging import LATE_S, ShadowJudge, judge_settings, reference
 from agent.monitor.noise import ECHOES_NEEDED
 from agent.monitor.pairs import LostRecord, PairRecord
 from agent.watch_config import Judging
-from replay.judge import DEFAULT_PLANS
+from replay.judge import DEFAULT_PLANS, Judge, Pair
 
 S, MS = 1_000_000_000, 1_000_000
 LONG_AGO_NS = 1_700_000_000 * S
@@ -189,9 +189,54 @@ def test_lost_requests_make_the_verdict_inconclusive() -> None:
     assert "of the requests were lost" in verdict(judge)["problem"]
 
 
+def test_records_that_a_worker_had_no_room_for_are_lost_requests() -> None:
+    """However many they are; those of before the period are not."""
+    judge = begun()
+    judge.lose_unsent(10**12, LONG_AGO_NS - 1)
+    judge.lose_unsent(0, LONG_AGO_NS)
+    judge.take(pairs(4000))
+    judge.advance(LONG_AGO_NS + 10 * S, 0)
+    assert verdict(judge)["lost_share"] == 0.0 and verdict(judge)["problem"] == ""
+    judge.lose_unsent(10**12, LONG_AGO_NS + 12 * S)
+    judge.advance(LONG_AGO_NS + 22 * S, 0)
+    assert verdict(judge)["lost_share"] > 0.999 and "were lost" in verdict(judge)["problem"]
+    ShadowJudge("candidate", None).lose_unsent(1, LONG_AGO_NS)
+
+
+def test_pairs_that_come_after_their_block_was_tested_are_lost_ones() -> None:
+    judge = begun()
+    every = list(pairs(4000))
+    judge.take(every[::2])
+    judge.advance(LONG_AGO_NS + 10 * S, LONG_AGO_NS + 10 * S)
+    judge.take(every[1::2])
+    judge.advance(LONG_AGO_NS + 30 * S, LONG_AGO_NS + 30 * S)
+    assert verdict(judge)["left_out"]["late"] > 800
+    assert "of the requests were lost" in verdict(judge)["problem"]
+
+
+@pytest.mark.parametrize("to_s", [0, 12])
+def test_what_a_pause_cuts_is_left_out_alike_of_both_sides(to_s: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mirroring pauses at 10 s; who had not answered by then is not known of production."""
+    from_ns = LONG_AGO_NS + 10 * S
+    judge = begun()
+    judge.paused(from_ns, to_s and LONG_AGO_NS + to_s * S)
+    taken: list[Pair] = []
+    monkeypatch.setattr(Judge, "add", lambda _, pair: taken.append(pair))
+    for at_ns, left_out in ((from_ns - 3 * S, False), (from_ns - S // 2, True), (from_ns + S, True)):
+        for production_ns, shadow_ns in ((S, 10 * MS), (10 * MS, S)):
+            taken.clear()
+            judge.take([a_pair(at_ns, production_ns, shadow_ns)])
+            assert (taken == []) == left_out
+    taken.clear()
+    judge.take([a_pair(from_ns - S // 2), a_pair(from_ns + 3 * S)])
+    assert len(taken) == (2 if to_s else 1)
+
+
 def test_a_request_without_an_answer_is_referred_to_by_the_reason() -> None:
     record = a_pair(0, status=200, shadow_status=0, answer="timeout")
     assert reference(record) == "GET /items/4711?page=2 -> 200 / timeout (connection 7, request 2)"
+    record = a_pair(0, status=0, production_error=True)
+    assert reference(record) == "GET /items/4711?page=2 -> no answer / 200 (connection 7, request 2)"
 
 
 # Restarts
@@ -398,6 +443,8 @@ def test_the_verdict_of_many_routes_fits_a_message() -> None:
         wrong = chance.random() < 0.3
         fields = {"route": route, "target": target, "shadow_error": wrong, "different": wrong, "noisy": False}
         judge.take([pair._replace(**fields)])
+        if number == 28_000:
+            judge.advance(pair.at_ns, pair.at_ns)
     judge.take([a_pair(LONG_AGO_NS + 15 * S, route=route, different=True, noisy=True) for route in routes])
     judge.advance(LONG_AGO_NS + 60 * S, 0)
     message = judge.message()
@@ -455,9 +502,28 @@ def test_noisy_bodies_on_both_sides_are_no_fault_of_the_shadow(seed: int, noise:
 
 def test_wrong_answers_among_quiet_bodies_are_found_though_few_are_asked_twice() -> None:
     judge = begun()
+    """Once it is known that noise as frequent as they are would have been seen."""
+    judge = begun()
     judge.take(noisy_pairs(6000, 1, 0.0, 0.02, wrong=0.05))
     judge.advance(LONG_AGO_NS + 40 * S, 0)
+    assert finding(judge, "differences")["word"] != "fail"
+    judge = begun()
+    judge.take(noisy_pairs(20_000, 1, 0.0, 0.02, wrong=0.05))
+    judge.advance(LONG_AGO_NS + 110 * S, 0)
     assert finding(judge, "differences")["word"] == "fail"
+
+
+@pytest.mark.parametrize("noise", [0.002, 0.005, 0.02])
+@pytest.mark.parametrize("echoes", [0.01, 0.05])
+def test_noise_that_is_too_rare_to_have_been_seen_is_no_fault_of_the_shadow(noise: float, echoes: float) -> None:
+    """The bodies' noise is the same on both sides. With 20 000 pairs and many more runs it is as seldom (60 each)."""
+    for seed in range(2):
+        judge = begun()
+        for number, pair in enumerate(noisy_pairs(8000, seed, noise, echoes)):
+            judge.take([pair._replace(noisy=False) if number < ECHOES_NEEDED and pair.noisy is None else pair])
+            if number % 1000 == 999:
+                judge.advance(pair.at_ns, pair.at_ns)
+                assert finding(judge, "differences")["word"] != "fail"
 
 
 def test_wrong_answers_among_noisy_bodies_are_found_where_enough_are_asked_twice() -> None:

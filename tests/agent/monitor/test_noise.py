@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.monitor.noise import ECHOES_NEEDED, ROUTES_MAX, Noise
+from agent.monitor.noise import ECHOES_NEEDED, EXPECTED_NOISY, ROUTES_MAX, Noise
 
 A, B = "GET /a", "GET /b"
 MAYBE = st.sampled_from([None, False, True])
@@ -28,10 +28,35 @@ def test_a_route_of_which_nothing_is_known_is_not_compared() -> None:
 def test_a_route_that_never_differs_becomes_quiet() -> None:
     noise = Noise()
     for _ in range(ECHOES_NEEDED):
-        assert noise.judge(A, True, None) == (None, None)
+        assert noise.judge(A, False, None) == (None, None)
         assert noise.judge(A, True, False) == (True, False)
+    assert noise.judge(A, False, None) == (False, False)
+
+
+def test_a_route_that_differs_is_quiet_once_such_noise_would_have_been_seen() -> None:
+    """Here one pair in ten differs."""
+    noise, needed = Noise(), 10 * EXPECTED_NOISY
+    asked_twice(noise, needed - 1)
+    for _ in range(5):
+        for different in (True, *[False] * 9):
+            found = noise.judge(A, different, None)
+            assert (
+                found == (different, False) or noise._echoes[A][3] * (needed - 1) < EXPECTED_NOISY * noise._echoes[A][2]
+            )
+    assert found == (None, None)
+    asked_twice(noise, 1)
     assert noise.judge(A, True, None) == (True, False)
     assert noise.judge(A, False, None) == (False, False)
+
+
+def test_one_difference_says_too_little_of_how_often_there_are_some() -> None:
+    noise = Noise()
+    asked_twice(noise, 2 * ECHOES_NEEDED)
+    for _ in range(1000):
+        assert noise.judge(A, False, None) == (False, False)
+    assert noise.judge(A, True, None) == (None, None)
+    assert noise.judge(A, False, None) == (None, None)
+    assert noise.judge(A, True, False) == (True, False)
     assert noise.judge(B, True, None) == (None, None)
     assert noise.noisy_routes == []
 
@@ -65,7 +90,7 @@ def test_a_pair_is_judged_by_what_was_known_before_it(noisy: bool) -> None:
     noise = Noise()
     asked_twice(noise, ECHOES_NEEDED - 1)
     assert noise.judge(A, True, noisy) == (True, noisy)
-    assert noise.judge(A, True, None) == ((None, None) if noisy else (True, False))
+    assert noise.judge(A, False, None) == ((None, None) if noisy else (False, False))
 
 
 def test_only_so_many_routes_are_known_and_the_others_are_never_quiet() -> None:
@@ -76,7 +101,7 @@ def test_only_so_many_routes_are_known_and_the_others_are_never_quiet() -> None:
     assert noise.judge(A, True, None) == (None, None)
     assert noise.judge(A, True, False) == (True, False)
     asked_twice(noise, ECHOES_NEEDED, route="GET /1")
-    assert noise.judge("GET /1", True, None) == (True, False)
+    assert noise.judge("GET /1", False, None) == (False, False)
     assert len(noise.as_json()["echoes"]) == ROUTES_MAX
 
 

@@ -84,3 +84,13 @@ def test_what_could_not_be_sent_goes_with_the_next() -> None:
     stage.pulse.put_back(rows)
     assert rows == [[1, 1, 1, 0, 0]]
     assert stage.pulse.take() == [[1, 2, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(("who", "counts"), [("server", [1, 0, 1, 0]), ("client", [1, 1, 0, 0]), ("", [1, 1, 0, 0])])
+def test_production_that_ends_the_connection_has_failed_as_well(who: str, counts: list[int]) -> None:
+    stage = Stage()
+    for response in (None, make_response(complete=False)):
+        exchange = make_exchange(make_request(), response)
+        exchange.ended_by = who
+        stage.pulse.count(0, failed_outcome(Answer.RESET), Trial(exchange))
+        assert stage.pulse.take() == [[0, *counts]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from agent.monitor.repeats import REQUESTS_MAX, WITHIN_NS, Repeats
@@ -77,3 +79,14 @@ def test_memory_is_bounded_and_the_oldest_request_goes_first() -> None:
     assert differ(repeats, b"one", target="/0") is False
     assert differ(repeats, b"one", target="/1") is None
     assert len(repeats._answers) == REQUESTS_MAX
+
+
+def test_memory_does_not_grow_with_the_heads() -> None:
+    """Of 4096 heads of 4 KB it would be 16 MB."""
+    repeats = Repeats()
+    tracemalloc.start()
+    for number in range(REQUESTS_MAX):
+        differ(repeats, b"one", target=f"/{number}", headers=b"Cookie: " + b"x" * 4000 + b"\r\n")
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept_bytes < 2_000_000

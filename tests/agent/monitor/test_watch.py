@@ -20,6 +20,7 @@ from agent.monitor.pairs import LOST, LOST_NUMBERS, pack_datagram
 from agent.monitor.watch import Watch
 from tests.agent.monitor.test_judging import an_order, pairs
 from tests.agent.monitor.test_pairs import a_pair
+from tests.agent.monitor.test_sending import until
 
 ROOT = Path(__file__).parents[3]
 S = 1_000_000_000
@@ -143,6 +144,33 @@ def test_the_watermark_is_that_of_the_slowest_worker(bench: Bench) -> None:
     assert bench.watch._unsent == {0: 1, 1: 2}
 
 
+def test_what_a_worker_could_not_send_is_lost_to_every_judge(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[int] = []
+    for judge in bench.watch._judges.values():
+        monkeypatch.setattr(judge, "lose_unsent", lambda count, at_ns: lost.append(count))
+    for worker, unsent in ((0, 0), (0, 3), (0, 3), (1, 2), (0, 5), (1, 0), (1, 1)):  # worker 1 was started again
+        bench.feed.send(pack_datagram(worker, unsent, 0, bytearray()))
+    bench.watch._read_feed()
+    assert lost == [3, 3, 2, 2, 2, 2, 1, 1], "what is more than before, for both of them"
+
+
+def test_each_judge_hears_of_a_pause(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[str, int, int]] = []
+    for name, judge in bench.watch._judges.items():
+        monkeypatch.setattr(judge, "paused", lambda start, end, name=name: heard.append((name, start, end)))
+    bench.order({"paused": [5, 0]})
+    bench.order({"paused": [5, 9]})
+    assert heard == [("one", 5, 0), ("two", 5, 0), ("one", 5, 9), ("two", 5, 9)]
+
+
+def test_who_cannot_be_told_of_alerts_is_no_problem_of_the_state() -> None:
+    bench = Bench(alerts={"log": False, "hold_s": 0, "webhooks": [{"url": "http://127.0.0.1:1/"}]})
+    bench.order({"alerts": [{"name": "X", "shadow": "", "severity": "info", "summary": "", "evidence": {}}]})
+    until(bench.watch._alerting.undelivered)
+    assert bench.watch._problems() == []
+    bench.close()
+
+
 def test_a_message_that_the_service_could_not_read_is_a_problem_instead(bench: Bench) -> None:
     bench.watch._tell({"traffic": "one", "totals": "x" * messages.LIMIT_BYTES})
     assert bench.told("traffic") == []
@@ -167,7 +195,8 @@ def test_each_second_everything_is_told_and_the_end_of_the_channel_ends_it(
     asyncio.run(running(bench, lambda: len(bench.told("watch")) >= 2))
     assert {each["traffic"] for each in bench.heard if "traffic" in each} == {"one", "two"}
     (watch, *_) = (each["watch"] for each in bench.heard if "watch" in each)
-    assert watch | {"cpu_s": 0} == {"unsent": 0, "damaged": 0, "usage": {}, "alerts": [], "problems": [], "cpu_s": 0}
+    nothing = {"unsent": 0, "damaged": 0, "usage": {}, "alerts": [], "problems": [], "undelivered": []}
+    assert watch | {"cpu_s": 0} == {**nothing, "cpu_s": 0}
     assert [each for each in bench.heard if "harm" in each] == []
 
 

@@ -204,6 +204,21 @@ def test_one_that_hangs_is_killed(service: Start, monkeypatch: pytest.MonkeyPatc
     one.until(lambda: one.link.told.watch)
 
 
+def test_one_that_has_closed_its_channel_is_killed_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[subprocess.Popen[bytes]] = []
+
+    def start(*_: object) -> subprocess.Popen[bytes]:
+        made.append(subprocess.Popen(["sleep", "600"]))
+        return made[-1]
+
+    monkeypatch.setattr(watch_link, "start_module", start)
+    one = Service()
+    one.until(lambda: not one.link.running)
+    assert one.said == ["the watch process died (status -9): nothing is judged until it is started again"]
+    assert made[0].returncode == -9
+    one.close()
+
+
 def test_each_death_makes_the_next_start_later_until_one_has_lived(monkeypatch: pytest.MonkeyPatch) -> None:
     link = WatchLink({}, lambda line: None)
     starts = []

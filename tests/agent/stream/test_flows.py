@@ -153,9 +153,26 @@ def test_response_to_a_lost_request_comes_after_the_slack(flows: Flows) -> None:
     tcp = Tcp()
     events = run(flows, *tcp.handshake(), tcp.make(1, 0, b"answer", 3, ack=3))
     assert events == []
-    assert text(flows.expire(3 + 200 * MS), SERVER_KEY) == [b"answer"]
+    events = flows.expire(3 + 200 * MS)
+    assert [(type(e), e.half.key) for e in events] == [(Gap, CLIENT_KEY), (Chunk, SERVER_KEY)]  # in its place a gap
+    assert text(events, CLIENT_KEY) == [3] and text(events, SERVER_KEY) == [b"answer"]
     events = run(flows, tcp.make(0, 3, b"ask2", 300 * MS, ack=6), tcp.make(1, 6, b"answer2", 301 * MS, ack=7))
-    assert text(events, CLIENT_KEY) == [3, b"ask2"] and text(events, SERVER_KEY) == [b"answer2"]
+    assert text(events, CLIENT_KEY) == [b"ask2"] and text(events, SERVER_KEY) == [b"answer2"]
+    assert run(flows, tcp.make(0, 0, b"ask", 302 * MS, ack=0)) == []  # too late
+
+
+def test_one_missing_byte_that_was_acknowledged_may_be_a_fin(flows: Flows) -> None:
+    tcp = Tcp()
+    run(flows, *tcp.handshake(), tcp.make(0, 0, b"ask", 2, ack=0), tcp.make(1, 0, b"answer", 3, ack=4))
+    assert [type(e) for e in flows.expire(SECOND_NS)] == [Chunk]
+    assert text(run(flows, tcp.fin(0, 3, 2 * SECOND_NS, ack=6)), CLIENT_KEY) == ["fin"]
+
+
+def test_an_acknowledgement_out_of_every_window_makes_no_gap(flows: Flows) -> None:
+    tcp = Tcp()
+    run(flows, *tcp.handshake(), tcp.make(0, 0, b"ask", 2, ack=0), tcp.make(1, 0, b"answer", 3, ack=(1 << 30) + 4))
+    assert [type(e) for e in flows.expire(SECOND_NS)] == [Chunk]
+    assert text(run(flows, tcp.make(0, 3, b"more", 4, ack=6)), CLIENT_KEY) == [b"more"]
 
 
 def test_losses_in_both_directions_at_once_resolve(flows: Flows) -> None:
@@ -169,7 +186,7 @@ def test_losses_in_both_directions_at_once_resolve(flows: Flows) -> None:
     assert events == []
     events = flows.expire(SECOND_NS)
     assert [(type(e), e.half.key) for e in events] == [
-        (Gap, CLIENT_KEY), (Chunk, CLIENT_KEY), (Gap, SERVER_KEY), (Chunk, SERVER_KEY),
+        (Gap, CLIENT_KEY), (Gap, SERVER_KEY), (Chunk, CLIENT_KEY), (Chunk, SERVER_KEY),
     ]  # fmt: skip
 
 
@@ -287,6 +304,17 @@ def test_reset_ends_both_halves_and_flushes(flows: Flows) -> None:
     events = run(flows, tcp.rst(0, 0, 3), tcp.make(1, 9, b"too late", 4, ack=0))
     assert text(events, SERVER_KEY) == [5, b"late", "rst"] and text(events, CLIENT_KEY) == ["rst"]
     assert flows.counters.after_end == 1
+
+
+def test_a_reset_behind_missing_bytes_shows_the_gap_and_who_sent_it(flows: Flows) -> None:
+    for side in (0, 1):
+        tcp = Tcp(key=CLIENT_KEY[:8] + (side + 1).to_bytes(2, "big") + CLIENT_KEY[10:])
+        run(flows, *tcp.handshake(), tcp.make(side, 0, b"abc", 2, ack=0))
+        events = run(flows, tcp.rst(side, 8, 3))
+        assert text(events, tcp.keys[side]) == [5, "rst"] and text(events, tcp.keys[1 - side]) == ["rst"]
+        assert {e.half.key: e.by_peer for e in events if isinstance(e, End)} == {
+            tcp.keys[side]: False, tcp.keys[1 - side]: True,
+        }  # fmt: skip
 
 
 def test_blind_reset_is_ignored(flows: Flows) -> None:

@@ -74,11 +74,49 @@ def test_what_comes_too_late_or_too_much_is_counted(monkeypatch: pytest.MonkeyPa
         builder.add(pair)
     assert len(builder.close(T0 + S)) == 1
     builder.add(pairs(1)[0])
-    assert builder.counts == {"late": 1}
-    monkeypatch.setattr(blocks, "PENDING_LIMIT", 3)
-    for pair in pairs(5, start_ns=T0 + S):
+    builder.add(Lost(T0, "", "dropped"))
+    assert builder.counts == {"late": 1} and builder.waiting == (0, 2)
+    monkeypatch.setattr(blocks, "PENDING_LIMIT", 30)
+    for pair in pairs(35, start_ns=T0 + S):
         builder.add(pair)
-    assert builder.counts == {"late": 1, "over_limit": 2}
+    assert builder.counts == {"late": 1, "over_limit": 5} and builder.waiting == (30, 7)
+    (block,) = builder.close(T0 + 2 * S)
+    assert (block.pairs, block.lost) == (30, {"late": 1, "over_limit": 5, "dropped": 1})
+
+
+def test_slow_ones_that_come_too_late_are_seen() -> None:
+    builder = BlockBuilder(Settings())
+    for pair in pairs(250):
+        builder.add(pair)
+    builder.close(T0 + S)
+    for pair in pairs(250, 2, start_ns=T0 + S):
+        builder.add(pair)
+    for at in range(10):
+        builder.add(Pair(T0 + at, "", S, MS))
+    (block,) = builder.close(T0 + 2 * S)
+    assert block.lost_slow == pytest.approx(10 / 260)
+
+
+def test_lost_requests_keep_no_pairs_out_and_are_counted_beyond_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "LOST_LIMIT", 100)
+    builder = BlockBuilder(Settings())
+    for at in range(250):
+        builder.add(Lost(T0 + at * S, "", "dropped", MS, count=2))
+    assert builder.close(T0 + 300 * S) == [] and builder.waiting == (0, 500)
+    for pair in pairs(500, start_ns=T0 + 300 * S):
+        builder.add(pair)
+    first, second = builder.close(T0 + 302 * S)
+    assert (first.pairs, first.lost, second.pairs, second.lost) == (250, {"dropped": 500}, 250, {})
+    assert builder.waiting == (0, 0) and not builder.counts
+
+
+def test_a_builder_may_count_lost_requests_and_keep_none() -> None:
+    builder = BlockBuilder(Settings(), lost_limit=0)
+    builder.add(Lost(T0, "", "dropped", MS, count=10**12))
+    for pair in pairs(250):
+        builder.add(pair)
+    (block,) = builder.close(T0 + S)
+    assert (block.lost, block.lost_slow) == ({"dropped": 10**12}, 0.0)
 
 
 def test_numbers_of_a_block() -> None:

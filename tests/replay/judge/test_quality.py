@@ -63,3 +63,9 @@ def test_a_kept_state_goes_on() -> None:
         add(each, 10, 5, slow=True)
     assert resumed.as_json() == quality.as_json()
     assert resumed.problem == quality.problem != ""
+
+
+def test_lost_requests_of_which_only_the_number_is_known_count_as_well() -> None:
+    quality = Quality(Settings())
+    quality.add(make_block(T0, T0 + S, pairs(1000), [Lost(T0, "", "unsent", count=20)], {"dropped": 30}))
+    assert quality.lost_share == pytest.approx(50 / 1050)
