@@ -153,7 +153,7 @@ def measured(agent: Agent) -> dict[str, Any]:
 
 
 def test_cpu_and_memory_of_both_pools_are_shown(lab: Lab) -> None:
-    with running(lab, {"resources": {"interval_s": 0.5, **pool_targets(lab)}}) as agent:
+    with running(lab, {"resources": {"interval_s": 2, **pool_targets(lab)}}) as agent:
         lab.mood("shadow", burn_us=1500)
         try:
             with steady(lab):

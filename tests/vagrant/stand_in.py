@@ -18,5 +18,7 @@ if sys.argv[1] == "run":
     if Path(__file__).with_name("broken").exists():
         sys.exit("shadowtap: no interface front: choose one that exists")
     run(Path(sys.argv[3]))
+elif sys.argv[1] == "status":
+    print("state ACTIVE")
 else:
     print("GET /products/{}.html  200 -> 500")

@@ -57,7 +57,7 @@ def test_the_story_ends_with_account_and_comparison(shadowtap: Path) -> None:
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert errors == ""
-    order = [output.index(part) for part in ("Planted", "percentage: 50", "seen 17", "200 -> 500")]
+    order = [output.index(part) for part in ("Planted", "percentage: 50", "state ACTIVE", "seen 17", "200 -> 500")]
     assert order == sorted(order)
     assert left_behind(process) == []
 

@@ -256,25 +256,23 @@ def test_a_directory_that_cannot_be_used_is_told_of(tmp_path: Path, text: str) -
 
 
 @pytest.mark.parametrize("mode", ["directory", "file"])
-def test_what_its_user_cannot_write_is_told_of(tmp_path: Path, mode: str) -> None:
-    Store.open(tmp_path / "state").close()
+def test_what_its_user_cannot_write_is_told_of(public: Path, mode: str) -> None:
+    Store.open(public / "state").close()
     if mode == "directory":
-        (tmp_path / "state" / LOCK).unlink()
-        (tmp_path / "state").chmod(0o555)
+        (public / "state" / LOCK).unlink()
+        (public / "state").chmod(0o555)
     else:
-        (tmp_path / "state" / FILE).chmod(0o444)
+        (public / "state" / FILE).chmod(0o444)
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from agent.control import store\n"
     )
     code += "os.geteuid() or os.setgroups([]); os.geteuid() or (os.setgid(65534), os.setuid(65534))\n"
     code += "try: store.Store.open(Path(sys.argv[2]))\nexcept store.StateError as error: print(error)\n"
-    for path in (tmp_path, *tmp_path.parents[:2]):  # pytest's are for their user alone
-        path.chmod(path.stat().st_mode | 0o711)
     if os.geteuid() == 0:
-        for path in ((tmp_path / "state"), *(tmp_path / "state").iterdir()):
+        for path in ((public / "state"), *(public / "state").iterdir()):
             os.chown(path, 65534, 65534)
     done = subprocess.run(
-        [sys.executable, "-c", code, ROOT, tmp_path / "state"], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", code, ROOT, public / "state"], capture_output=True, text=True, timeout=30, check=False
     )
     assert "Permission denied: give the agent's user a directory that it can write" in done.stdout, done.stderr
     assert done.stdout.count("\n") == 1
