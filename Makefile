@@ -1,7 +1,7 @@
 # `make` or `make help` lists what there is.
 
 PYTHON := .venv/bin/python
-TESTS ?= tests
+TESTS ?=
 
 .PHONY: help setup lint test demo scenarios bench judge-sim corpus clean
 .DEFAULT_GOAL := help
@@ -18,7 +18,7 @@ lint: setup ## ruff and mypy
 	$(PYTHON) -m mypy -p vagrant
 
 test: lint ## lint and every test; TESTS=tests/replay for some
-	$(PYTHON) -m pytest -rs $(TESTS)
+	$(PYTHON) -m tests.run $(TESTS)
 
 demo: setup ## a load balancer in a lab, mirrored to a shadow, and how the shadow compares
 	@$(PYTHON) -m vagrant.lab.demo
