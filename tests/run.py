@@ -1,7 +1,7 @@
-"""`make test`: pytest in two processes, since its tests wait more than they work: the lab's in one, all others beside it.
+"""`make test`: pytest in two processes, since tests wait more than they work: the lab's in one, all others beside it.
 
-`python -m tests.run [PATH...]`: with paths, one process runs those. Labs derive their names from the process, so nothing
-is shared. What the second process says is shown when the first has ended; the exit status is 0 if both are well.
+`python -m tests.run [PATH...]`: with paths, one process runs those. Labs derive their names from the process, so
+nothing is shared. What the second process says is shown when the first has ended; status 0 if both are well.
 """
 
 from __future__ import annotations
